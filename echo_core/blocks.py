@@ -1,0 +1,56 @@
+"""A stream of texts to blocks: what is tokenised, sorted and run at one time, each distinct text once. Bounds memory at any length of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_TEXTS = 4096  # measured: sorting over fewer leaves more padding (256 texts: 24 %, 4,096: 2 %)
+BLOCK_CHARACTERS = 4_000_000  # a block of long texts ends earlier
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A text, its number in the caller's order, and the values of the template's other variables."""
+
+    number: int
+    text: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Distinct entries, and for each text of the caller that the block stands for, in order, which entry it is."""
+
+    entries: tuple[Entry, ...]
+    places: NDArray[np.intp]
+
+
+def distinct_entries(entries: Iterable[Entry]) -> Block:
+    """Each (text, values) once, at its first number."""
+    first: dict[tuple[str, tuple[str, ...]], int] = {}
+    kept: list[Entry] = []
+    places: list[int] = []
+    for entry in entries:
+        place = first.setdefault((entry.text, entry.values), len(kept))
+        if place == len(kept):
+            kept.append(entry)
+        places.append(place)
+    return Block(tuple(kept), np.array(places, dtype=np.intp))
+
+
+def split_entries(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:
+    """Consecutive parts of at most BLOCK_TEXTS entries and about BLOCK_CHARACTERS characters."""
+    part: list[Entry] = []
+    characters = 0
+    for entry in entries:
+        part.append(entry)
+        characters += len(entry.text)
+        if len(part) == BLOCK_TEXTS or characters >= BLOCK_CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part

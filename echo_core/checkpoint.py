@@ -1,0 +1,105 @@
+"""A model's name or folder → the local folder that holds it, and the identity of its weights. Reads files; loads no weights, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from echo_core.config import EchoConfig
+from echo_core.errors import ModelError
+
+DEFAULT_MODEL = Path(__file__).parent / "default_model"
+_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja"]
+CONFIG_FILE = "echo_config.json"
+_SAMPLE = 4096  # bytes read at the start, middle and end of each tensor: a hash of gigabytes would cost more than loading them
+_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}  # written anew at each save, no part of the vector
+
+
+def find_checkpoint(config: EchoConfig) -> Path:
+    """The local folder of the model, downloaded from the Hub if it is a name.
+
+    Raises:
+        ModelError: no such model, or a folder without a config or without safetensors weights; says what is there instead.
+    """
+    name = config.model
+    if name is None:
+        folder = DEFAULT_MODEL
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"model must be a folder or a name on the Hub, got {name!r}, which is no folder")
+    else:
+        folder = _download(name, config.revision)
+    return _checked(folder, name)
+
+
+def weights_identity(folder: Path) -> str:
+    """A hash (16 hex digits) of what the weights, the architecture and the tokenizer are, wherever the folder lies and whatever it is called.
+
+    Weights count by name, shape and three samples of each tensor, so that any training step changes it and 15 GB cost milliseconds.
+    """
+    digest = hashlib.sha256()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    digest.update(json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode())
+    if (folder / "tokenizer.json").is_file():
+        digest.update((folder / "tokenizer.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        _hash_tensors(path, digest)
+    return digest.hexdigest()[:16]
+
+
+def _hash_tensors(path: Path, digest: Any) -> None:
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        tensors = json.loads(file.read(size))
+        for name in sorted(tensors.keys() - {"__metadata__"}):
+            tensor = tensors[name]
+            start, end = tensor["data_offsets"]
+            digest.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
+            for offset in (start, (start + end) // 2, max(start, end - _SAMPLE)):
+                file.seek(8 + size + offset)
+                digest.update(file.read(min(_SAMPLE, end - offset)))
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors (HTTP) or ValueErrors (names)
+        raise ModelError(f"model {name!r} is neither a folder nor could it be had from the Hub: {error}") from error
+
+
+def _checked(folder: Path, name: str | None) -> Path:
+    if not (folder / "config.json").is_file():
+        hint = "; it holds a LoRA adapter: merge it into its base model first" if (folder / "adapter_config.json").is_file() else ""
+        raise ModelError(f"model must be a folder with a config.json, got {name or folder} without one{hint}")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model must have its weights as *.safetensors, got {name or folder} without any; save it again as safetensors")
+    return folder
+
+
+def save_checkpoint(source: Path, config: EchoConfig, folder: Path) -> None:
+    """Copy a checkpoint's files, byte for byte, and write the config beside them; readable by plain transformers too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() != source.resolve():
+        for path in sorted({path for pattern in _FILES for path in source.glob(pattern)} - {source / CONFIG_FILE}):
+            shutil.copyfile(path, folder / path.name)
+    fields = {**config.to_dict(), "revision": None}
+    (folder / CONFIG_FILE).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_config(folder: Path) -> EchoConfig:
+    """The config that ``save_checkpoint`` wrote, with the folder as its model.
+
+    Raises:
+        ModelError: the folder holds none.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ModelError(f"folder must hold {CONFIG_FILE}, as EchoEncoder.save writes it, got {str(folder)!r}; EchoEncoder(folder) opens any model")
+    return EchoConfig.from_dict({**json.loads(path.read_text(encoding="utf-8")), "model": str(folder)})

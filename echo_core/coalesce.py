@@ -1,0 +1,150 @@
+"""Many concurrent calls share one model: their rows are run batch by batch in one thread, small calls together in one batch.
+
+A call alone never waits: its rows run at once. While they run, whatever arrives is collected, and the next batch takes as many callers along as the
+budget holds. Only behind a batch that served several callers does the thread wait, at most ``WAIT`` seconds, for as many to come back. Large calls
+take turns with all others after every batch, so nobody starves.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from echo_core.batches import plan_batches
+from echo_core.tokens import Row
+
+WAIT = 0.002  # seconds
+_PAUSE = 0.0002
+
+
+class Job:
+    """The rows of one call, what is left to run of them, and their pooled vectors as they come."""
+
+    def __init__(self, rows: Sequence[Row], budget: int, on_batch: Callable[[Sequence[int]], None] | None) -> None:
+        """Plan the batches; the longest rows first."""
+        self.rows, self._on_batch = rows, on_batch
+        self.batches = deque(plan_batches([len(row.ids) for row in rows], budget))
+        self.abandoned = False
+        self._future: Future[Tensor] = Future()
+        self._done: list[Tensor] = [torch.empty(0)] * len(rows)  # (spans of the row, D) each
+
+    def result(self) -> Tensor:
+        """Wait for the vectors of all spans, (S, D) float32 on the CPU, in the order of rows and spans; an interrupted wait drops the job."""
+        try:
+            return self._future.result()
+        except BaseException:
+            self.abandoned = True
+            raise
+
+    def finished(self) -> bool:
+        """True if nothing of it needs to run any more."""
+        return self.abandoned or self._future.done()
+
+    def next_size(self) -> tuple[int, int]:
+        """Rows of the next batch, and tokens of its longest row."""
+        return len(self.batches[0]), len(self.rows[self.batches[0][0]].ids)
+
+    def take(self, batch: Sequence[int], pooled: Tensor) -> None:
+        """Keep the vectors of a batch; with the last batch the result is ready."""
+        sizes = [len(self.rows[i].spans) for i in batch]
+        for i, vectors in zip(batch, torch.split(pooled, sizes), strict=True):
+            self._done[i] = vectors
+        if self._on_batch:
+            self._on_batch(batch)
+        if not self.batches:
+            self._future.set_result(torch.cat(self._done).cpu())  # one wait for the device in a whole job
+
+    def fail(self, error: Exception) -> None:
+        """Give the error to the waiting caller."""
+        self.batches.clear()
+        self._future.set_exception(error)
+
+
+class Coalescer:
+    """Runs jobs in one thread, fairly and in shared batches."""
+
+    def __init__(self, run: Callable[[Sequence[Row]], Tensor], budget: Callable[[], int]) -> None:
+        """``run`` gives rows' pooled vectors (S, D); ``budget`` the tokens that a batch may have at present."""
+        self._run, self._budget = run, budget
+        self._lock = threading.Lock()
+        self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._process = os.getpid()
+        self._jobs: deque[Job] = deque()
+        self._running = False
+        self._company = 1  # callers that the last batch served
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="echo-model")
+
+    def submit(self, rows: Sequence[Row], on_batch: Callable[[Sequence[int]], None] | None = None) -> Job:
+        """Queue one or more rows; ``on_batch`` hears, in the model's thread, which rows are done."""
+        job = Job(rows, self._budget(), on_batch)
+        with self._lock:
+            if os.getpid() != self._process:  # a forked child has the object, but not its thread
+                self._start_thread()
+            self._jobs.append(job)
+            if not self._running:
+                self._running = True
+                self._thread.submit(self._step)
+        return job
+
+    def _step(self) -> None:
+        """Run one batch; come back if anything is left."""
+        self._wait_for_company()
+        with self._lock:
+            share = self._next_share()
+        self._company = len(share)
+        self._run_share(share)
+        with self._lock:
+            self._running = bool(self._jobs)
+            if self._running:
+                self._thread.submit(self._step)
+
+    def _wait_for_company(self) -> None:
+        until = time.perf_counter() + WAIT
+        while len(self._jobs) < self._company and time.perf_counter() < until:
+            time.sleep(_PAUSE)
+
+    def _next_share(self) -> list[tuple[Job, list[int]]]:
+        """The next batch of the first job, and of every other job whose next batch fits beside it; jobs with more to do go to the end."""
+        share: list[tuple[Job, list[int]]] = []
+        rows = longest = 0
+        budget = self._budget()
+        for _ in range(len(self._jobs)):
+            job = self._jobs.popleft()
+            if job.finished():
+                continue
+            count, length = job.next_size()
+            if not share or (rows + count) * max(longest, length) <= budget:
+                share.append((job, job.batches.popleft()))
+                rows, longest = rows + count, max(longest, length)
+            if job.batches:
+                self._jobs.append(job)
+        return share
+
+    def _run_share(self, share: list[tuple[Job, list[int]]]) -> None:
+        if not share:
+            return
+        try:
+            pooled = self._run([job.rows[i] for job, batch in share for i in batch])
+        except Exception as error:
+            self._fail(share, error)
+            return
+        sizes = [sum(len(job.rows[i].spans) for i in batch) for job, batch in share]
+        for (job, batch), part in zip(share, torch.split(pooled, sizes), strict=True):
+            job.take(batch, part)
+
+    def _fail(self, share: list[tuple[Job, list[int]]], error: Exception) -> None:
+        """Give the error to the one job that caused it: with several, run each one's part alone."""
+        if len(share) == 1:
+            share[0][0].fail(error)
+        else:
+            for part in share:
+                self._run_share([part])

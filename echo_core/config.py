@@ -1,0 +1,143 @@
+"""Every knob. EchoConfig defines the vector: it is saved and has a fingerprint. Runtime only runs it: it is never saved.
+
+Both are checked once, here, so that the stages can trust them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
+from echo_core.presets import PRESETS
+from echo_core.template import parse_template, resolve_template
+
+POOLINGS = ("mean", "last", "weighted_mean")
+SEAMS = ("joined", "reference")
+OVERFLOWS = ("window", "truncate", "error")
+EMPTIES = ("error", "zero")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def _preset_or(default: Any) -> Any:
+    """A field that, left at None, takes the preset of a known checkpoint, else ``default``."""
+    return field(default=None, metadata={"default": default})
+
+
+@dataclass(frozen=True)
+class EchoConfig:
+    """What defines a vector. A field that is not given takes the preset of a known checkpoint, else the default beside it."""
+
+    model: str | None = None  # name on the Hub, or a folder; None: the embedded default model
+    revision: str | None = None  # of the Hub's repository
+    query_template: str = _preset_or("echo")  # a built-in name or a template string
+    document_template: str = _preset_or("echo")
+    instruction: str | None = _preset_or(None)  # value of {instruction} where a template has it and the call gives none
+    pooling: str = _preset_or("mean")  # of POOLINGS
+    layer: int = _preset_or(-1)  # the last; 1… from the start, negative from the end
+    max_tokens: int = _preset_or(256)  # of one saying of the text
+    overflow: str = _preset_or("window")  # of OVERFLOWS: what happens to a longer text
+    overlap: int = _preset_or(0)  # tokens that neighbouring windows share
+    seam: str = _preset_or("joined")  # of SEAMS, see seams.py
+    empty: str = _preset_or("error")  # "zero" gives an empty text the zero vector
+    dimension: int | None = None  # keep only the first numbers of the vector
+    normalize: bool = _preset_or(True)  # unit length
+
+    def __post_init__(self) -> None:
+        """Fill presets and defaults in, then check every field.
+
+        Raises:
+            ConfigError: a field is of the wrong type or out of range.
+            TemplateError: a template is malformed or unknown.
+        """
+        preset = PRESETS.get(self.model, {}) if isinstance(self.model, str) else {}
+        for knob in dataclasses.fields(self):
+            if getattr(self, knob.name) is None:
+                object.__setattr__(self, knob.name, preset.get(knob.name, knob.metadata.get("default")))
+        _check_text_or_none("model", self.model)
+        _check_text_or_none("revision", self.revision)
+        _check_text_or_none("instruction", self.instruction)
+        for name in ("query_template", "document_template"):
+            try:
+                object.__setattr__(self, name, resolve_template(getattr(self, name)))
+            except TemplateError as error:
+                raise TemplateError(f"{name}: {error}") from None
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("overflow", self.overflow, OVERFLOWS)
+        check_choice("seam", self.seam, SEAMS)
+        check_choice("empty", self.empty, EMPTIES)
+        check_choice("normalize", self.normalize, (True, False))
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer == 0:
+            raise ConfigError(f"layer must be an integer from 1 (the first) or from -1 (the last) downwards, got {self.layer!r}")
+        check_integer("max_tokens", self.max_tokens, 1)
+        check_integer("overlap", self.overlap, 0)
+        if self.overlap >= self.max_tokens:
+            raise ConfigError(f"overlap must be smaller than max_tokens={self.max_tokens}, got {self.overlap}")
+        if self.dimension is not None:
+            check_integer("dimension", self.dimension, 1)
+
+    def template(self, role: str) -> str:
+        """The template string of a role, "query" or "document"."""
+        return self.query_template if role == "query" else self.document_template
+
+    def template_variables(self) -> frozenset[str]:
+        """The variables of both templates."""
+        return parse_template(self.query_template).variables | parse_template(self.document_template).variables
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> EchoConfig:
+        """The config that ``to_dict`` wrote.
+
+        Raises:
+            ConfigError: a field that does not exist; it names those that do.
+        """
+        check_fields(cls, fields)
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How vectors are computed: the same vectors, within rounding, whatever it says. Never saved."""
+
+    device: str = "auto"  # "cuda:1" works too
+    dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32
+    token_budget: int | None = None  # tokens of a batch, padding included; None: chosen for the device
+    progress: bool | None = None  # None: a bar on long work, if stderr is a terminal
+    trust_remote_code: bool = False  # runs Python code that comes with a checkpoint
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: a field is of the wrong type or out of range.
+        """
+        if not isinstance(self.device, str) or self.device.split(":")[0] not in DEVICES:
+            check_choice("device", self.device, DEVICES)
+        check_choice("dtype", self.dtype, DTYPES)
+        if self.token_budget is not None:
+            check_integer("token_budget", self.token_budget, 1)
+        check_choice("progress", self.progress, (True, False, None))
+        check_choice("trust_remote_code", self.trust_remote_code, (True, False))
+
+
+def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError if ``fields`` has a key that is no field of the dataclass ``cls``."""
+    known = [knob.name for knob in dataclasses.fields(cls)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}")
+
+
+def _check_text_or_none(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(f"{name} must be a non-empty string or None, got {value!r}")

@@ -1,0 +1,221 @@
+"""The pipeline: text → template → tokens → batches → model → pooling → vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_core.blocks import Block, Entry, distinct_entries, split_entries
+from echo_core.checkpoint import find_checkpoint, load_config, save_checkpoint, weights_identity
+from echo_core.coalesce import Coalescer
+from echo_core.config import EchoConfig, Runtime
+from echo_core.errors import ConfigError, check_choice
+from echo_core.inputs import Variables, check_collection, check_text, fill_variables
+from echo_core.pipeline import Pipeline
+from echo_core.progress import Progress
+from echo_core.runner import Runner
+from echo_core.space import describe_space, fingerprint
+from echo_core.tokenizer import TextTokenizer
+from echo_core.tokens import PromptTokenizer, Row
+from echo_core.vectors import Vectors
+
+log = logging.getLogger("echo_core")
+
+ROLES = ("query", "document")
+CALLERS = 64  # async calls that can be under way at once; more wait in line
+
+
+class EchoEncoder:
+    """Turns a causal language model into an embedding model by saying each text twice (arXiv 2402.15449). Safe to share between threads."""
+
+    def __init__(self, model: EchoConfig | str | os.PathLike[str] | None = None, runtime: Runtime | None = None) -> None:
+        """Load a model: a name on the Hub, a folder, a whole EchoConfig, or nothing for the embedded default model.
+
+        Raises:
+            ModelError: no such model, or not a causal decoder with safetensors weights and a fast tokenizer.
+            ConfigError: an option that this model or machine cannot serve.
+        """
+        self.config = model if isinstance(model, EchoConfig) else EchoConfig(os.fspath(model) if model is not None else None)
+        self.runtime = runtime or Runtime()
+        self._folder = find_checkpoint(self.config)
+        self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
+        self._runner = Runner(self._folder, self.config, self.runtime)
+        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget)
+        self._pipelines = {
+            role: Pipeline(
+                PromptTokenizer(self._tokenizer, self.config.template(role), self.config),
+                coalescer,
+                self.config,
+                self.dimension,
+                str(self._runner.decoder.dtype).removeprefix("torch."),
+            )
+            for role in ROLES
+        }
+        self._check_sizes()
+
+    # ---- the public way in -------------------------------------------------------------------------------------------------------------
+
+    def encode_documents(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+        """Vectors of N texts said with the document template: (N, D) float32, in the caller's order; no text: (0, D).
+
+        Args:
+            texts: a list (or other ordered collection) of strings.
+            instruction: value of ``{instruction}``, where the template has it.
+            variables: values of its further variables, each one string for all texts or a list of N.
+
+        Raises:
+            TypeError: not a collection, or an item that is no string; names the index.
+            TextError: a text is empty, too long, not valid Unicode, or its vector is not finite; names the index.
+            VariableError: a variable without a value, or a value without a variable.
+        """
+        return self._encode(texts, "document", instruction, variables)
+
+    def encode_queries(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+        """Vectors of N texts said with the query template; else like ``encode_documents``."""
+        return self._encode(texts, "query", instruction, variables)
+
+    def iter_documents(
+        self, texts: Iterable[str], *, instruction: str | None = None, variables: Mapping[str, str] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """The vector (D,) float32 of each text of a stream of any length, in order; memory stays flat.
+
+        Texts are read some thousands ahead. Equal texts that stand near each other are encoded once. Raises like ``encode_documents``, when
+        the wrong text is reached; the vectors before it have been given out.
+        """
+        values = self._values("document", 1, instruction, variables)
+        row = tuple(column[0] for column in values.values())
+        entries = (Entry(number, check_text(text, number), row) for number, text in enumerate(check_collection(texts)))
+        blocks = map(distinct_entries, split_entries(entries))
+        total = len(texts) if isinstance(texts, Sized) else None
+        return (vector for vectors in self._stream(blocks, "document", tuple(values), total) for vector in vectors)
+
+    async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+        """``encode_documents`` without blocking the event loop."""
+        return await self._in_thread(partial(self.encode_documents, texts, instruction=instruction, variables=variables))
+
+    async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+        """``encode_queries`` without blocking the event loop; concurrent calls share batches."""
+        return await self._in_thread(partial(self.encode_queries, texts, instruction=instruction, variables=variables))
+
+    def explain_tokens(self, text: str, role: str = "document", *, instruction: str | None = None, variables: Variables | None = None) -> str:
+        """The tokens that the model sees for a text, parted by "|", the pooled ones inside [[ ]]; one line a window."""
+        values = self._values(role, 1, instruction, variables)
+        rows = self._pipelines[role].prompts.tokenise([check_text(text, 0)], values).rows
+        return "\n".join(_mark(row, [repr(self._tokenizer.token(int(i)))[1:-1] for i in row.ids]) for row in rows)
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        return self.config.dimension or self._runner.decoder.width
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a text that are said in one piece."""
+        return self.config.max_tokens
+
+    @cached_property
+    def space(self) -> dict[str, Any]:
+        """What must be equal for two vectors to be compared; ``space_metadata`` makes strings for a store of it."""
+        return describe_space(self.config, weights_identity(self._folder))
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of ``space``."""
+        return fingerprint(self.space)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write config, weights and tokenizer into a folder that ``load`` and plain transformers can read."""
+        save_checkpoint(self._folder, self.config, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], runtime: Runtime | None = None) -> EchoEncoder:
+        """The encoder that ``save`` wrote.
+
+        Raises:
+            ModelError: the folder was not written by ``save``.
+        """
+        return cls(load_config(Path(folder)), runtime)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EchoEncoder, (self.config, self.runtime)
+
+    def __repr__(self) -> str:
+        name = self.config.model or "the embedded default model"
+        return f"EchoEncoder({name}, dimension={self.dimension}, device={self._runner.decoder.device}, dtype={self._runner.decoder.dtype})"
+
+    # ---- the pipeline ------------------------------------------------------------------------------------------------------------------
+
+    def _encode(self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None) -> Vectors:
+        checked = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
+        values = self._values(role, len(checked), instruction, variables)
+        columns = zip(*values.values(), strict=True) if values else [()] * len(checked)
+        whole = distinct_entries(Entry(i, text, row) for i, (text, row) in enumerate(zip(checked, columns, strict=True)))
+        vectors = np.empty((len(whole.entries), self.dimension), dtype=np.float32)
+        blocks = (Block(tuple(part), np.arange(len(part))) for part in split_entries(whole.entries))
+        done = 0
+        for part in self._stream(blocks, role, tuple(values), len(whole.entries)):
+            vectors[done : done + len(part)] = part
+            done += len(part)
+        return vectors if len(whole.entries) == len(checked) else vectors[whole.places]
+
+    def _stream(self, blocks: Iterable[Block], role: str, names: Sequence[str], total: int | None) -> Iterator[Vectors]:
+        with Progress(total, self.runtime.progress) as progress:
+            yield from self._pipelines[role].run(blocks, names, progress)
+
+    def _values(self, role: str, count: int, instruction: str | None, variables: Variables | None) -> dict[str, list[str]]:
+        check_choice("role", role, ROLES)
+        return fill_variables(self._pipelines[role].prompts.template, count, self.config.instruction, instruction, variables)
+
+    async def _in_thread(self, call: Callable[[], Vectors]) -> Vectors:
+        return await asyncio.get_running_loop().run_in_executor(self._callers, call)
+
+    @cached_property
+    def _callers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(CALLERS, thread_name_prefix="echo-call")
+
+    def _check_sizes(self) -> None:
+        """Refuse a config that this model, or this budget, cannot serve, before any text is encoded."""
+        width, positions = self._runner.decoder.width, self._runner.decoder.max_positions
+        if self.config.dimension is not None and self.config.dimension > width:
+            raise ConfigError(f"dimension must be at most {width} for this model, got {self.config.dimension}")
+        longest = max(pipeline.prompts.longest_row() for pipeline in self._pipelines.values())
+        if positions is not None and longest > positions:
+            fitting = self.config.max_tokens - -(-(longest - positions) // 2)
+            problem = f"must fit twice, with the prompt, into the model's {positions} positions, got {self.config.max_tokens}"
+            raise ConfigError(f"max_tokens {problem}; try {fitting}")
+        if self.runtime.token_budget is not None and longest > self.runtime.token_budget:
+            budget = self.runtime.token_budget
+            raise ConfigError(f"token_budget must hold one row of max_tokens={self.config.max_tokens}, {longest} tokens, got {budget}")
+        window = self._runner.decoder.sliding_window
+        if window is not None and longest > window:
+            problem = "rows of up to %d tokens exceed the model's attention window of %d: a second saying will not see all of its first"
+            log.warning(problem, longest, window)
+
+
+_shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}
+_sharing = threading.Lock()
+
+
+def shared_encoder(config: EchoConfig, runtime: Runtime | None = None) -> EchoEncoder:
+    """The process-wide encoder of a config and a runtime, loaded at the first call; what adapters use, so that weights are loaded once."""
+    key = (config, runtime or Runtime())
+    with _sharing:
+        if key not in _shared:
+            _shared[key] = EchoEncoder(*key)
+        return _shared[key]
+
+
+def _mark(row: Row, tokens: Sequence[str]) -> str:
+    span = row.spans[0]
+    parts = ("|".join(part) for part in (tokens[: span.start], tokens[span.start : span.end], tokens[span.end :]))
+    return "{}[[{}]]{}".format(*parts)
