@@ -64,7 +64,8 @@ class Job:
     def fail(self, error: Exception) -> None:
         """Give the error to the waiting caller."""
         self.batches.clear()
-        self._future.set_exception(error)
+        if not self._future.done():
+            self._future.set_exception(error)
 
 
 class Coalescer:
@@ -84,8 +85,10 @@ class Coalescer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="echo-model")
 
     def submit(self, rows: Sequence[Row], on_batch: Callable[[Sequence[int]], None] | None = None) -> Job:
-        """Queue one or more rows; ``on_batch`` hears, in the model's thread, which rows are done."""
+        """Queue rows; ``on_batch`` hears, in the model's thread, which of them are done. Without any row there is no result to wait for."""
         job = Job(rows, self._budget(), on_batch)
+        if not rows:
+            return job
         with self._lock:
             if os.getpid() != self._process:  # a forked child has the object, but not its thread
                 self._start_thread()
@@ -132,14 +135,13 @@ class Coalescer:
     def _run_share(self, share: list[tuple[Job, list[int]]]) -> None:
         if not share:
             return
+        sizes = [sum(len(job.rows[i].spans) for i in batch) for job, batch in share]
         try:
             pooled = self._run([job.rows[i] for job, batch in share for i in batch])
-        except Exception as error:
+            for (job, batch), part in zip(share, torch.split(pooled, sizes), strict=True):
+                job.take(batch, part)
+        except Exception as error:  # whatever happens, every caller hears of it and the thread lives on
             self._fail(share, error)
-            return
-        sizes = [sum(len(job.rows[i].spans) for i in batch) for job, batch in share]
-        for (job, batch), part in zip(share, torch.split(pooled, sizes), strict=True):
-            job.take(batch, part)
 
     def _fail(self, share: list[tuple[Job, list[int]]], error: Exception) -> None:
         """Give the error to the one job that caused it: with several, run each one's part alone."""
@@ -147,4 +149,5 @@ class Coalescer:
             share[0][0].fail(error)
         else:
             for part in share:
-                self._run_share([part])
+                if not part[0].finished():
+                    self._run_share([part])

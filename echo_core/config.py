@@ -71,6 +71,8 @@ class EchoConfig:
         check_choice("empty", self.empty, EMPTIES)
         check_choice("normalize", self.normalize, (True, False))
         self._check_numbers()
+        if self.instruction is not None and "instruction" not in self.template_variables():
+            raise ConfigError(f"instruction must not be set where no template has {{instruction}}, got {self.instruction!r}; leave it out")
 
     def _check_numbers(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer == 0:

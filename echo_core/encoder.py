@@ -190,8 +190,9 @@ class EchoEncoder:
             raise ConfigError(f"dimension must be at most {width} for this model, got {self.config.dimension}")
         longest = max(pipeline.prompts.longest_row() for pipeline in self._pipelines.values())
         if positions is not None and longest > positions:
-            fitting = self.config.max_tokens - -(-(longest - positions) // 2)
-            problem = f"must fit twice, with the prompt, into the model's {positions} positions, got {self.config.max_tokens}"
+            sayings = max(pipeline.prompts.template.sayings for pipeline in self._pipelines.values())
+            fitting = self.config.max_tokens - -(-(longest - positions) // sayings)
+            problem = f"must fit {sayings} times, with the prompt, into the model's {positions} positions, got {self.config.max_tokens}"
             raise ConfigError(f"max_tokens {problem}; try {fitting}")
         if self.runtime.token_budget is not None and longest > self.runtime.token_budget:
             budget = self.runtime.token_budget
