@@ -13,7 +13,8 @@ from echo_core.config import EchoConfig
 from echo_core.errors import ModelError
 
 DEFAULT_MODEL = Path(__file__).parent / "default_model"
-_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja"]
+_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja", "*.py"]
+_NOT_NEEDED = ["*/*", "consolidated*"]  # subfolders, and the same weights once more in their first owner's format
 CONFIG_FILE = "echo_config.json"
 _SAMPLE = 4096  # bytes read at the start, middle and end of each tensor: a hash of gigabytes would cost more than loading them
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}  # written anew at each save, no part of the vector
@@ -47,9 +48,17 @@ def weights_identity(folder: Path) -> str:
     digest.update(json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode())
     if (folder / "tokenizer.json").is_file():
         digest.update((folder / "tokenizer.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _weight_files(folder):
         _hash_tensors(path, digest)
     return digest.hexdigest()[:16]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load; others may lie beside them."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    return [single] if single.is_file() else []
 
 
 def _hash_tensors(path: Path, digest: Any) -> None:
@@ -69,7 +78,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, ignore_patterns=_NOT_NEEDED))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors (HTTP) or ValueErrors (names)
         raise ModelError(f"model {name!r} is neither a folder nor could it be had from the Hub: {error}") from error
 
@@ -78,8 +87,10 @@ def _checked(folder: Path, name: str | None) -> Path:
     if not (folder / "config.json").is_file():
         hint = "; it holds a LoRA adapter: merge it into its base model first" if (folder / "adapter_config.json").is_file() else ""
         raise ModelError(f"model must be a folder with a config.json, got {name or folder} without one{hint}")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"model must have its weights as *.safetensors, got {name or folder} without any; save it again as safetensors")
+    missing = [path.name for path in _weight_files(folder) if not path.is_file()]
+    if missing or not _weight_files(folder):
+        lack = f"without {missing[0]}" if missing else "without any"
+        raise ModelError(f"model must have its weights as model*.safetensors, got {name or folder} {lack}; save it again as safetensors")
     return folder
 
 
@@ -87,7 +98,8 @@ def save_checkpoint(source: Path, config: EchoConfig, folder: Path) -> None:
     """Copy a checkpoint's files, byte for byte, and write the config beside them; readable by plain transformers too."""
     folder.mkdir(parents=True, exist_ok=True)
     if folder.resolve() != source.resolve():
-        for path in sorted({path for pattern in _FILES for path in source.glob(pattern)} - {source / CONFIG_FILE}):
+        spare = {source / CONFIG_FILE, *source.glob("consolidated*")}
+        for path in sorted({path for pattern in _FILES for path in source.glob(pattern)} - spare):
             shutil.copyfile(path, folder / path.name)
     fields = {**config.to_dict(), "revision": None}
     (folder / CONFIG_FILE).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
