@@ -17,6 +17,8 @@ _HOMES = {
     "Runtime": "config",
     "TEMPLATES": "template",
     "PRESETS": "presets",
+    "tune": "tuning",
+    "Tuning": "tuning",
     "check_space": "space",
     "space_metadata": "space",
     "space_of": "space",
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from echo_core.space import space_metadata as space_metadata
     from echo_core.space import space_of as space_of
     from echo_core.template import TEMPLATES as TEMPLATES
+    from echo_core.tuning import Tuning as Tuning
+    from echo_core.tuning import tune as tune
 
 
 def __getattr__(name: str) -> Any:

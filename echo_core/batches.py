@@ -1,13 +1,14 @@
-"""Rows to batches: sorted by length, cut by a budget of tokens, laid out for the model.
+"""Rows to batches: sorted by length, cut by a budget of tokens, laid out for the model: padded, or end to end.
 
 Padding goes to the right. Under causal attention a token never sees what stands right of it, so a padded row needs no attention mask at all,
-and attention takes its fast causal path. A layout without padding (rows laid end to end) is a second function with the result type of ``pad_rows``.
+and attention takes its fast causal path. Rows laid end to end need no padding, but an attention function that knows where they start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -20,24 +21,49 @@ PAD_ID = 0  # any id of the vocabulary serves: nothing that is pooled ever sees 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows laid out for the model: ids (B, T) int64, and each span to pool as (start, end) in the B·T positions laid flat."""
+    """Rows laid out for the model: ids (B, T) int64; places count in the B·T positions laid flat."""
 
     ids: Tensor
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[int, int], ...]  # (start, end) of each span to pool
+    slots: tuple[tuple[int, int], ...] = ()  # (slot, last position of its row), see prepending.py
+    lengths: tuple[int, ...] | None = None  # of rows laid end to end in one row of ids; None: each row of ids is a row, padded
 
 
-def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of rows, grouped so that rows × longest row stays within ``budget`` tokens; the longest first, so that memory peaks at once.
+def plan_batches(lengths: Sequence[int], budget: int, packed: bool = False) -> list[list[int]]:
+    """Indices of rows, grouped so that a batch stays within ``budget`` tokens; the longest first, so that memory peaks at once.
 
-    A row longer than the budget is a batch of its own. No row: no batch.
+    A row longer than the budget is a batch of its own. No row: no batch. ``packed``: rows will be laid end to end, so that padding costs nothing.
     """
     batches: list[list[int]] = []
+    size = BatchSize(packed)
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+        wider = size.with_rows([lengths[index]])
+        if batches and wider.tokens <= budget:
             batches[-1].append(index)
         else:
             batches.append([index])
+            wider = BatchSize(packed).with_rows([lengths[index]])
+        size = wider
     return batches
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The tokens that a batch costs the device: those of its rows where they lie end to end, else rows × longest row."""
+
+    packed: bool
+    rows: int = 0
+    longest: int = 0
+    total: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Padding included."""
+        return self.total if self.packed else self.rows * self.longest
+
+    def with_rows(self, lengths: Sequence[int]) -> BatchSize:
+        """The size with more rows of these lengths, one or more."""
+        return BatchSize(self.packed, self.rows + len(lengths), max(self.longest, *lengths), self.total + sum(lengths))
 
 
 def pad_rows(rows: Sequence[Row]) -> Batch:
@@ -47,4 +73,18 @@ def pad_rows(rows: Sequence[Row]) -> Batch:
     for line, row in zip(ids, rows, strict=True):
         line[: len(row.ids)] = row.ids
     spans = ((i * width + span.start, i * width + span.end) for i, row in enumerate(rows) for span in row.spans)
-    return Batch(torch.from_numpy(ids), tuple(spans))
+    return Batch(torch.from_numpy(ids), tuple(spans), place_slots(rows, [i * width for i in range(len(rows))]))
+
+
+def pack_rows(rows: Sequence[Row]) -> Batch:
+    """Rows end to end in one row of ids (1, N), without padding."""
+    lengths = [len(row.ids) for row in rows]
+    starts = [0, *accumulate(lengths[:-1])]
+    ids = torch.from_numpy(np.concatenate([row.ids for row in rows]))[None]
+    spans = ((start + span.start, start + span.end) for start, row in zip(starts, rows, strict=True) for span in row.spans)
+    return Batch(ids, tuple(spans), place_slots(rows, starts), tuple(lengths))
+
+
+def place_slots(rows: Sequence[Row], starts: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Each row's slots as (slot, last position of the row), where the rows start at ``starts`` in the positions laid flat."""
+    return tuple((start + slot, start + len(row.ids) - 1) for row, start in zip(rows, starts, strict=True) for slot in row.slots)

@@ -12,25 +12,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor
 
-from echo_core.batches import plan_batches
+from echo_core.batches import BatchSize, plan_batches
 from echo_core.tokens import Row
 
 WAIT = 0.002  # seconds
 _PAUSE = 0.0002
+IDLE = 0.2  # seconds without a call after which the thread ends; it would keep the weights of a forgotten encoder alive
+_forking = threading.Lock()
 
 
 class Job:
     """The rows of one call, what is left to run of them, and their pooled vectors as they come."""
 
-    def __init__(self, rows: Sequence[Row], budget: int, on_batch: Callable[[Sequence[int]], None] | None) -> None:
+    def __init__(self, rows: Sequence[Row], budget: int, packed: bool, on_batch: Callable[[Sequence[int]], None] | None) -> None:
         """Plan the batches; the longest rows first."""
         self.rows, self._on_batch = rows, on_batch
-        self.batches = deque(plan_batches([len(row.ids) for row in rows], budget))
+        self.batches = deque(plan_batches([len(row.ids) for row in rows], budget, packed))
         self.abandoned = False
         self._future: Future[Tensor] = Future()
         self._done: list[Tensor] = [torch.empty(0)] * len(rows)  # (spans of the row, D) each
@@ -47,9 +49,9 @@ class Job:
         """True if nothing of it needs to run any more."""
         return self.abandoned or self._future.done()
 
-    def next_size(self) -> tuple[int, int]:
-        """Rows of the next batch, and tokens of its longest row."""
-        return len(self.batches[0]), len(self.rows[self.batches[0][0]].ids)
+    def next_lengths(self) -> list[int]:
+        """Tokens of each row of the next batch."""
+        return [len(self.rows[i].ids) for i in self.batches[0]]
 
     def take(self, batch: Sequence[int], pooled: Tensor) -> None:
         """Keep the vectors of a batch; with the last batch the result is ready."""
@@ -61,7 +63,7 @@ class Job:
         if not self.batches:
             self._future.set_result(torch.cat(self._done).cpu())  # one wait for the device in a whole job
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Give the error to the waiting caller."""
         self.batches.clear()
         if not self._future.done():
@@ -71,44 +73,49 @@ class Job:
 class Coalescer:
     """Runs jobs in one thread, fairly and in shared batches."""
 
-    def __init__(self, run: Callable[[Sequence[Row]], Tensor], budget: Callable[[], int]) -> None:
-        """``run`` gives rows' pooled vectors (S, D); ``budget`` the tokens that a batch may have at present."""
-        self._run, self._budget = run, budget
-        self._lock = threading.Lock()
-        self._start_thread()
+    def __init__(self, run: Callable[[Sequence[Row]], Tensor], budget: Callable[[], int], packed: bool = False) -> None:
+        """``run`` gives rows' pooled vectors (S, D); ``budget`` the tokens that a batch may have at present; ``packed``: as in ``plan_batches``."""
+        self._run, self._budget, self._packed = run, budget, packed
+        self._start_empty()
 
-    def _start_thread(self) -> None:
+    def _start_empty(self) -> None:
         self._process = os.getpid()
+        self._arrived = threading.Condition(threading.Lock())  # its lock guards all that follows
         self._jobs: deque[Job] = deque()
         self._running = False
         self._company = 1  # callers that the last batch served
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="echo-model")
 
     def submit(self, rows: Sequence[Row], on_batch: Callable[[Sequence[int]], None] | None = None) -> Job:
         """Queue rows; ``on_batch`` hears, in the model's thread, which of them are done. Without any row there is no result to wait for."""
-        job = Job(rows, self._budget(), on_batch)
+        job = Job(rows, self._budget(), self._packed, on_batch)
         if not rows:
             return job
-        with self._lock:
-            if os.getpid() != self._process:  # a forked child has the object, but not its thread
-                self._start_thread()
+        with _forking:
+            if os.getpid() != self._process:  # a forked child has the object, but not its thread, and perhaps a lock that nobody will open
+                self._start_empty()
+        with self._arrived:
             self._jobs.append(job)
+            self._arrived.notify()
             if not self._running:
+                threading.Thread(target=self._work, name="echo-model").start()  # no daemon: one dies inside of torch at exit
                 self._running = True
-                self._thread.submit(self._step)
         return job
 
-    def _step(self) -> None:
-        """Run one batch; come back if anything is left."""
-        self._wait_for_company()
-        with self._lock:
-            share = self._next_share()
-        self._company = len(share)
-        self._run_share(share)
-        with self._lock:
+    def _work(self) -> None:
+        """Run batch after batch, until nothing has come for a while."""
+        while self._has_work():
+            self._wait_for_company()
+            with self._arrived:
+                share = self._next_share()
+            self._company = len(share)
+            self._run_share(share)
+
+    def _has_work(self) -> bool:
+        with self._arrived:
+            if not self._jobs:
+                self._arrived.wait(IDLE)
             self._running = bool(self._jobs)
-            if self._running:
-                self._thread.submit(self._step)
+            return self._running
 
     def _wait_for_company(self) -> None:
         until = time.perf_counter() + WAIT
@@ -118,18 +125,18 @@ class Coalescer:
     def _next_share(self) -> list[tuple[Job, list[int]]]:
         """The next batch of the first job, and of every other job whose next batch fits beside it; jobs with more to do go to the end."""
         share: list[tuple[Job, list[int]]] = []
-        rows = longest = 0
-        budget = self._budget()
-        for _ in range(len(self._jobs)):
-            job = self._jobs.popleft()
+        waiting: list[Job] = []
+        size, budget = BatchSize(self._packed), self._budget()
+        for job in self._jobs:
             if job.finished():
                 continue
-            count, length = job.next_size()
-            if not share or (rows + count) * max(longest, length) <= budget:
+            wider = size.with_rows(job.next_lengths())
+            if not share or wider.tokens <= budget:
                 share.append((job, job.batches.popleft()))
-                rows, longest = rows + count, max(longest, length)
-            if job.batches:
-                self._jobs.append(job)
+                size = wider
+            else:
+                waiting.append(job)
+        self._jobs = deque([*waiting, *(job for job, _ in share if job.batches)])
         return share
 
     def _run_share(self, share: list[tuple[Job, list[int]]]) -> None:
@@ -140,10 +147,10 @@ class Coalescer:
             pooled = self._run([job.rows[i] for job, batch in share for i in batch])
             for (job, batch), part in zip(share, torch.split(pooled, sizes), strict=True):
                 job.take(batch, part)
-        except Exception as error:  # whatever happens, every caller hears of it and the thread lives on
+        except BaseException as error:  # whatever happens, every caller hears of it and the thread lives on
             self._fail(share, error)
 
-    def _fail(self, share: list[tuple[Job, list[int]]], error: Exception) -> None:
+    def _fail(self, share: list[tuple[Job, list[int]]], error: BaseException) -> None:
         """Give the error to the one job that caused it: with several, run each one's part alone."""
         if len(share) == 1:
             share[0][0].fail(error)

@@ -6,6 +6,7 @@ Both are checked once, here, so that the stages can trust them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ OVERFLOWS = ("window", "truncate", "error")
 EMPTIES = ("error", "zero")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTIONS = ("auto", "packed", "padded")
 
 
 def _preset_or(default: Any) -> Any:
@@ -37,13 +39,16 @@ class EchoConfig:
     document_template: str = _preset_or("echo")
     instruction: str | None = _preset_or(None)  # value of {instruction} where a template has it and the call gives none
     pooling: str = _preset_or("mean")  # of POOLINGS
-    layer: int = _preset_or(-1)  # the last; 1… from the start, negative from the end
+    layer: int | tuple[int, ...] = _preset_or(-1)  # the last; 1… from the start, negative from the end; several: their mean
     max_tokens: int = _preset_or(256)  # of one saying of the text
     overflow: str = _preset_or("window")  # of OVERFLOWS: what happens to a longer text
     overlap: int = _preset_or(0)  # tokens that neighbouring windows share
     seam: str = _preset_or("joined")  # of SEAMS, see seams.py
     empty: str = _preset_or("error")  # "zero" gives an empty text the zero vector
-    dimension: int | None = None  # keep only the first numbers of the vector
+    prepend_layers: int | None = None  # Token Prepending through so many layers, see prepending.py; needs {slot} in the templates
+    centre: tuple[float, ...] | None = field(default=None, repr=False)  # mean direction to take out, as EchoEncoder.fit_centre gives it
+    filter: float | None = None  # EmbedFilter: keep the middle 1/filter of the LM head's directions, see head.py
+    dimension: int | None = None  # keep only the first numbers of the vector; with a filter, of its coordinates in the filter's basis
     normalize: bool = _preset_or(True)  # unit length
 
     def __post_init__(self) -> None:
@@ -75,14 +80,34 @@ class EchoConfig:
             raise ConfigError(f"instruction must not be set where no template has {{instruction}}, got {self.instruction!r}; leave it out")
 
     def _check_numbers(self) -> None:
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer == 0:
-            raise ConfigError(f"layer must be an integer from 1 (the first) or from -1 (the last) downwards, got {self.layer!r}")
+        self._check_layers()
+        if self.centre is not None:
+            object.__setattr__(self, "centre", _checked_centre(self.centre))
+        if self.filter is not None:
+            object.__setattr__(self, "filter", _checked_filter(self.filter))
         check_integer("max_tokens", self.max_tokens, 1)
         check_integer("overlap", self.overlap, 0)
         if self.overlap >= self.max_tokens:
             raise ConfigError(f"overlap must be smaller than max_tokens={self.max_tokens}, got {self.overlap}")
         if self.dimension is not None:
             check_integer("dimension", self.dimension, 1)
+        if self.prepend_layers is not None:
+            check_integer("prepend_layers", self.prepend_layers, 1)
+        for name in ("query_template", "document_template"):
+            if ("slot" in parse_template(getattr(self, name)).specials) != (self.prepend_layers is not None):
+                problem = f"prepend_layers={self.prepend_layers} and {{slot}} in the {name} go together, or neither"
+                raise ConfigError(f"{problem}; got {getattr(self, name)!r}; the template 'prepending' has a slot")
+
+    def _check_layers(self) -> None:
+        if isinstance(self.layer, list | tuple):
+            object.__setattr__(self, "layer", self.layer[0] if len(self.layer) == 1 else tuple(self.layer))
+        if not self.layers or any(isinstance(layer, bool) or not isinstance(layer, int) or layer == 0 for layer in self.layers):
+            raise ConfigError(f"layer must be an integer from 1 (the first) or from -1 (the last) downwards, or several, got {self.layer!r}")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are read, one or several."""
+        return self.layer if isinstance(self.layer, tuple) else (self.layer,)
 
     def template(self, role: str) -> str:
         """The template string of a role, "query" or "document"."""
@@ -114,6 +139,8 @@ class Runtime:
     device: str = "auto"  # "cuda:1" works too
     dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32
     token_budget: int | None = None  # tokens of a batch, padding included; None: chosen for the device
+    attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA, where it is faster
+    compile: bool = False  # torch.compile layer by layer: faster in bulk, tens of seconds at the first batches; needs a C++ compiler
     progress: bool | None = None  # None: a bar on long work, if stderr is a terminal
     trust_remote_code: bool = False  # runs Python code that comes with a checkpoint
 
@@ -126,10 +153,24 @@ class Runtime:
         if not isinstance(self.device, str) or self.device.split(":")[0] not in DEVICES:
             check_choice("device", self.device, DEVICES)
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("attention", self.attention, ATTENTIONS)
+        check_choice("compile", self.compile, (True, False))
         if self.token_budget is not None:
             check_integer("token_budget", self.token_budget, 1)
         check_choice("progress", self.progress, (True, False, None))
         check_choice("trust_remote_code", self.trust_remote_code, (True, False))
+
+
+def _checked_centre(value: object) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(x, float | int) and math.isfinite(x) for x in value):
+        raise ConfigError(f"centre must be a tuple of finite numbers, as EchoEncoder.fit_centre gives it, got {str(value)[:60]}")
+    return tuple(map(float, value))
+
+
+def _checked_filter(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
+        raise ConfigError(f"filter must be a number of at least 1 (2 is recommended), got {value!r}")
+    return int(value) if value == int(value) else value
 
 
 def check_fields(cls: type, fields: Mapping[str, Any]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_core.awaiting import in_thread
 from echo_core.blocks import Block, Entry, distinct_entries, split_entries
 from echo_core.checkpoint import find_checkpoint, load_config, save_checkpoint, weights_identity
 from echo_core.coalesce import Coalescer
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, check_choice
+from echo_core.head import filter_basis
 from echo_core.inputs import Variables, check_collection, check_text, fill_variables
+from echo_core.limits import check_limits
 from echo_core.pipeline import Pipeline
 from echo_core.progress import Progress
 from echo_core.runner import Runner
 from echo_core.space import describe_space, fingerprint
 from echo_core.tokenizer import TextTokenizer
 from echo_core.tokens import PromptTokenizer, Row
-from echo_core.vectors import Vectors
+from echo_core.vectors import Vectors, check_finish, mean_direction
 
 log = logging.getLogger("echo_core")
 
 ROLES = ("query", "document")
-CALLERS = 64  # async calls that can be under way at once; more wait in line
 
 
 class EchoEncoder:
@@ -50,18 +51,21 @@ class EchoEncoder:
         self._folder = find_checkpoint(self.config)
         self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
         self._runner = Runner(self._folder, self.config, self.runtime)
-        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget)
+        basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code)
+        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.decoder.packed)
         self._pipelines = {
             role: Pipeline(
-                PromptTokenizer(self._tokenizer, self.config.template(role), self.config),
+                PromptTokenizer(self._tokenizer, self.config.template(role), self.config, self._runner.decoder.max_positions),
                 coalescer,
                 self.config,
                 self.dimension,
                 str(self._runner.decoder.dtype).removeprefix("torch."),
+                basis,
             )
             for role in ROLES
         }
-        self._check_sizes()
+        check_limits(self.config, self.runtime, self._runner.decoder, [pipeline.prompts for pipeline in self._pipelines.values()])
+        check_finish(self.config, self._runner.decoder.width, basis)
 
     # ---- the public way in -------------------------------------------------------------------------------------------------------------
 
@@ -90,7 +94,7 @@ class EchoEncoder:
         """The vector (D,) float32 of each text of a stream of any length, in order; memory stays flat.
 
         Texts are read some thousands ahead. Equal texts that stand near each other are encoded once. Raises like ``encode_documents``, when
-        the wrong text is reached; the vectors before it have been given out.
+        the wrong text is read; the number of vectors given out so far says where to go on.
         """
         values = self._values("document", 1, instruction, variables)
         row = tuple(column[0] for column in values.values())
@@ -101,11 +105,43 @@ class EchoEncoder:
 
     async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
         """``encode_documents`` without blocking the event loop."""
-        return await self._in_thread(partial(self.encode_documents, texts, instruction=instruction, variables=variables))
+        return await in_thread(partial(self._encode, texts, "document", instruction, variables))
 
     async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
         """``encode_queries`` without blocking the event loop; concurrent calls share batches."""
-        return await self._in_thread(partial(self.encode_queries, texts, instruction=instruction, variables=variables))
+        return await in_thread(partial(self._encode, texts, "query", instruction, variables))
+
+    def encode_chunks(
+        self, document: str, chunks: Sequence[tuple[int, int]], *, instruction: str | None = None, variables: Mapping[str, str] | None = None
+    ) -> Vectors:
+        """Vectors of C chunks, (start, end) character ranges of one document, each pooled in the document's second saying: (C, D) float32.
+
+        Late chunking: the document is said whole (a long one in windows of ``max_tokens``), so a chunk's vector knows what stands round it.
+
+        Raises:
+            TextError: a range is not within the document, holds no visible text, or was cut off; names the chunk's index.
+            ConfigError: the template's pooled region does not begin with {text}.
+        """
+        values = self._values("document", 1, instruction, variables)
+        return self._pipelines["document"].run_chunks(check_text(document, 0), chunks, values)
+
+    def fit_centre(self, texts: Iterable[str]) -> EchoEncoder:
+        """An encoder that takes the mean direction of these texts out of every vector (``config.centre``); it shares this one's weights.
+
+        Args:
+            texts: some hundred documents of the corpus that is to be searched.
+
+        Raises:
+            ConfigError: fewer than two texts.
+        """
+        raw = self.raw().encode_documents(texts)
+        if len(raw) < 2:
+            raise ConfigError(f"centre must be fitted on two texts or more, better some hundred, got {len(raw)}")
+        return self._finishing(dataclasses.replace(self.config, centre=mean_direction(raw)))
+
+    def raw(self) -> EchoEncoder:
+        """An encoder that gives the pooled states as they are: no centre, filter, cut or unit length; it shares this one's weights."""
+        return self._finishing(dataclasses.replace(self.config, centre=None, filter=None, dimension=None, normalize=False))
 
     def explain_tokens(self, text: str, role: str = "document", *, instruction: str | None = None, variables: Variables | None = None) -> str:
         """The tokens that the model sees for a text, parted by "|", the pooled ones inside [[ ]]; one line a window."""
@@ -155,7 +191,9 @@ class EchoEncoder:
 
     # ---- the pipeline ------------------------------------------------------------------------------------------------------------------
 
-    def _encode(self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None) -> Vectors:
+    def _encode(
+        self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None, stop: threading.Event | None = None
+    ) -> Vectors:
         checked = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
         values = self._values(role, len(checked), instruction, variables)
         columns = zip(*values.values(), strict=True) if values else [()] * len(checked)
@@ -163,44 +201,27 @@ class EchoEncoder:
         vectors = np.empty((len(whole.entries), self.dimension), dtype=np.float32)
         blocks = (Block(tuple(part), np.arange(len(part))) for part in split_entries(whole.entries))
         done = 0
-        for part in self._stream(blocks, role, tuple(values), len(whole.entries)):
+        for part in self._stream(blocks, role, tuple(values), len(whole.entries), stop):
             vectors[done : done + len(part)] = part
             done += len(part)
         return vectors if len(whole.entries) == len(checked) else vectors[whole.places]
 
-    def _stream(self, blocks: Iterable[Block], role: str, names: Sequence[str], total: int | None) -> Iterator[Vectors]:
-        with Progress(total, self.runtime.progress) as progress:
+    def _stream(
+        self, blocks: Iterable[Block], role: str, names: Sequence[str], total: int | None, stop: threading.Event | None = None
+    ) -> Iterator[Vectors]:
+        with Progress(total, self.runtime.progress, stop) as progress:
             yield from self._pipelines[role].run(blocks, names, progress)
+
+    def _finishing(self, config: EchoConfig) -> EchoEncoder:
+        """An encoder on the same weights with a config that differs only in what is done to pooled states."""
+        other = object.__new__(EchoEncoder)  # copy.copy would load the weights again, as unpickling does
+        other.__dict__.update({key: value for key, value in self.__dict__.items() if key != "space"}, config=config)
+        other._pipelines = {role: dataclasses.replace(p, config=config, dimension=other.dimension) for role, p in self._pipelines.items()}
+        return other
 
     def _values(self, role: str, count: int, instruction: str | None, variables: Variables | None) -> dict[str, list[str]]:
         check_choice("role", role, ROLES)
         return fill_variables(self._pipelines[role].prompts.template, count, self.config.instruction, instruction, variables)
-
-    async def _in_thread(self, call: Callable[[], Vectors]) -> Vectors:
-        return await asyncio.get_running_loop().run_in_executor(self._callers, call)
-
-    @cached_property
-    def _callers(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(CALLERS, thread_name_prefix="echo-call")
-
-    def _check_sizes(self) -> None:
-        """Refuse a config that this model, or this budget, cannot serve, before any text is encoded."""
-        width, positions = self._runner.decoder.width, self._runner.decoder.max_positions
-        if self.config.dimension is not None and self.config.dimension > width:
-            raise ConfigError(f"dimension must be at most {width} for this model, got {self.config.dimension}")
-        longest = max(pipeline.prompts.longest_row() for pipeline in self._pipelines.values())
-        if positions is not None and longest > positions:
-            sayings = max(pipeline.prompts.template.sayings for pipeline in self._pipelines.values())
-            fitting = self.config.max_tokens - -(-(longest - positions) // sayings)
-            problem = f"must fit {sayings} times, with the prompt, into the model's {positions} positions, got {self.config.max_tokens}"
-            raise ConfigError(f"max_tokens {problem}; try {fitting}")
-        if self.runtime.token_budget is not None and longest > self.runtime.token_budget:
-            budget = self.runtime.token_budget
-            raise ConfigError(f"token_budget must hold one row of max_tokens={self.config.max_tokens}, {longest} tokens, got {budget}")
-        window = self._runner.decoder.sliding_window
-        if window is not None and longest > window:
-            problem = "rows of up to %d tokens exceed the model's attention window of %d: a second saying will not see all of its first"
-            log.warning(problem, longest, window)
 
 
 _shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}

@@ -1,22 +1,27 @@
 """A batch to hidden states at the read-out layer. The only file that knows weights, devices and dtypes.
 
-Any decoder-only model of transformers serves, without code for single families: the layers behind the read-out layer are dropped after loading,
-and the states are taken by a hook on the last one that is left.
+Any decoder-only model of transformers serves, without code for single families: ``readout.py`` takes the states by hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from echo_core.attention import ROWS, layout_arguments, register_attention, to_device, varlen_available
 from echo_core.batches import Batch
+from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError
+from echo_core.readout import ReadOut
+
+log = logging.getLogger("echo_core")
 
 _PROBE = 6  # tokens of the rows that a model is checked with
 
@@ -35,41 +40,72 @@ class Decoder:
         self.dtype = choose_dtype(runtime.dtype, self.device)
         self._model = _load(folder, self.dtype, runtime.trust_remote_code).to(self.device)
         self._settings = self._model.config.get_text_config(decoder=True)
-        self._read: Tensor | None = None
-        self._cut_behind(config.layer)
+        self._readout = ReadOut(self._model, self._settings, config.layers, config.prepend_layers)
         self.vocabulary: int = self._settings.vocab_size
         self.max_positions: int | None = getattr(self._settings, "max_position_embeddings", None)
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
+        self.packed = self._choose_attention(runtime.attention)
+        if runtime.compile:
+            self._compile_layers()
 
     @torch.inference_mode()
     def states(self, batch: Batch) -> Tensor:
         """Hidden states of all positions laid flat: (B·T, D) in the model's dtype, on its device."""
-        return self.forward(batch.ids.to(self.device, non_blocking=True)).flatten(0, 1)
+        if self._readout.prepending is not None:
+            self._readout.prepending.places = batch.slots
+        return self.forward(to_device(batch.ids, self.device), batch.lengths).flatten(0, 1)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Hidden states (B, T, D) at the read-out layer for right-padded ids (B, T); no mask, as pooled tokens never see the padding."""
-        output = self._model(input_ids=ids, use_cache=False)
-        if not self._hooked:
-            return output.last_hidden_state  # type: ignore[no-any-return]
-        states, self._read = self._read, None
-        return states  # type: ignore[return-value]
+    def forward(self, ids: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed, and gradients flow unless switched off.
 
-    def _cut_behind(self, layer: int) -> None:
-        """Drop the layers after ``layer``. The last layer's states are those after the final norm, an earlier one's those before any norm."""
-        layers = _find_layers(self._model, self._settings.num_hidden_layers)
-        count = len(layers)
-        if not -count <= layer <= count:
-            raise ConfigError(f"layer must be from 1 to {count} or from -1 to -{count} for this model, got {layer}")
-        keep = layer if layer > 0 else count + 1 + layer
-        self._hooked = keep < count
-        if self._hooked:
-            del layers[keep:]
-            self._settings.num_hidden_layers = keep
-            layers[-1].register_forward_hook(self._take)
+        Args:
+            ids: rows padded on the right, as pooled tokens never see the padding; or, with ``lengths``, all rows end to end: (1, N).
+            lengths: tokens of each row laid end to end; only where ``packed``.
+        """
+        layout = {} if lengths is None else layout_arguments(lengths, self.device)
+        return self._readout.take(self._model(input_ids=ids, use_cache=False, **layout).last_hidden_state)
 
-    def _take(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._read = output[0] if isinstance(output, tuple) else output
+    def choose_budget(self) -> int:
+        """Tokens of a batch that suit the device, its free memory and the model's shape."""
+        return choose_budget(self.device, self.dtype, Widths.of(self._settings))
+
+    def _compile_layers(self) -> None:
+        """Compile each layer for any length. A layer at a time: the layers share their code, and the hooks of the read-out stay outside."""
+        for layer in self._readout.layers:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+
+    def _choose_attention(self, wanted: str) -> bool:
+        """Switch to our attention where it is faster and this model agrees; True if rows shall lie end to end. Says in the log why they cannot."""
+        packed = wanted == "packed" or (wanted == "auto" and self.device.type == "cuda")
+        if not packed and self.device.type != "cpu":
+            return False  # torch's own kernel serves padded rows on a GPU
+        before = self._model.config._attn_implementation
+        problem = self._try_attention(packed)
+        if problem is None:
+            return packed
+        self._model.set_attn_implementation(before)
+        if packed:
+            log.warning("rows are padded instead of laid end to end: %s", problem)
+        return packed and self._choose_attention("padded")
+
+    @torch.inference_mode()
+    def _try_attention(self, packed: bool) -> str | None:
+        """Switch to our attention; the reason if that cannot be, or if two short rows do not get the states that the model's own gives them."""
+        if packed and self.device.type == "cuda" and not varlen_available():
+            return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
+        ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0).to(self.device) % self.vocabulary
+        own = self.forward(ids)
+        register_attention()
+        try:
+            self._model.set_attn_implementation(ROWS)
+            ours = self.forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else self.forward(ids)
+        except Exception as error:  # a model may fail in any way over arguments that it does not know
+            return f"{type(self._model).__name__} cannot: {error}"
+        apart = float(((ours - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
+        if apart <= max(1e-3, 16 * torch.finfo(self.dtype).eps):
+            return None
+        return f"states of {type(self._model).__name__} differ by {apart:.2g} of their length, so its rows see each other"
 
     @torch.inference_mode()
     def _probe(self) -> int:
@@ -120,6 +156,7 @@ def _cpu_has_bf16() -> bool:
 
 def _load(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     """The base model, without LM head. Loading in the dtype, not casting: a cast would round the rotary frequencies too."""
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
     try:
@@ -138,7 +175,7 @@ def _load(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
             )
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model in {folder} cannot be loaded: {error}") from error
     if report["missing_keys"]:
         raise ModelError(f"model in {folder} must have all its weights, got none for {sorted(report['missing_keys'])[:3]}; save it again, whole")
@@ -159,13 +196,6 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-def _find_layers(model: nn.Module, count: int) -> nn.ModuleList:
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(f"model must keep its {count} layers in one ModuleList, {type(model).__name__} does not")
 
 
 def _slides(settings: Any) -> bool:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from echo_core.blocks import Block, Entry
+from echo_core.chunks import check_chunks, chunk_rows
 from echo_core.coalesce import Coalescer, Job
 from echo_core.config import EchoConfig
 from echo_core.errors import NotFiniteError, TextError
@@ -47,6 +49,7 @@ class Pipeline:
     config: EchoConfig
     dimension: int
     dtype: str  # for messages
+    basis: NDArray[np.float32] | None = None  # of the filter, see head.py
 
     def run(self, blocks: Iterable[Block], names: Sequence[str], progress: Progress) -> Iterator[Vectors]:
         """The vectors of each block's texts, (N, D) float32.
@@ -72,6 +75,17 @@ class Pipeline:
         if long_texts and self.config.overflow == "truncate":
             log.warning("%d texts were cut at max_tokens=%d; overflow='window' keeps them whole", long_texts, self.config.max_tokens)
 
+    def run_chunks(self, document: str, chunks: Sequence[tuple[int, int]], variables: Mapping[str, Sequence[str]]) -> Vectors:
+        """The vectors of C character ranges of one document, (C, D) float32, pooled in its second saying."""
+        ranges = check_chunks(document, chunks)
+        if not ranges:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        rows = chunk_rows(self.prompts.tokenise([document], variables).rows, self.prompts.pooled_tokens(document), ranges)
+        spans = [span for row in rows for span in row.spans]
+        order = sorted(range(len(spans)), key=lambda i: spans[i].owner)  # a chunk may go on in the next window
+        pooled = self.coalescer.submit(rows).result().numpy()[order]
+        return self._finished(join_spans(pooled, [spans[i] for i in order], len(ranges)), range(len(ranges)))
+
     def _start(self, block: Block, names: Sequence[str], progress: Progress) -> _Work:
         """Texts → template → tokens → the model's queue."""
         kept = [i for i, entry in enumerate(block.entries) if not is_blank(entry.text, entry.number, self.config.empty)]
@@ -95,9 +109,13 @@ class Pipeline:
         if work.kept:
             spans = [span for row in work.rows for span in row.spans]
             pooled = join_spans(work.job.result().numpy(), spans, len(work.kept))
-            bad = first_not_finite(pooled)
-            if bad is not None:
-                problem = f"must get finite numbers from the model, got NaN or infinity in {self.dtype}; try Runtime(dtype='float32')"
-                raise NotFiniteError(work.entries()[bad].number, problem)
-            vectors[work.kept] = finish(pooled, self.config)
+            vectors[work.kept] = self._finished(pooled, [entry.number for entry in work.entries()])
         return vectors if len(work.block.places) == len(vectors) else vectors[work.block.places]
+
+    def _finished(self, pooled: Vectors, numbers: Sequence[int]) -> Vectors:
+        """Vectors of pooled states, whose texts have these numbers in the caller's order."""
+        bad = first_not_finite(pooled)
+        if bad is not None:
+            problem = f"must get finite numbers from the model, got NaN or infinity in {self.dtype}; try Runtime(dtype='float32')"
+            raise NotFiniteError(numbers[bad], problem)
+        return finish(pooled, self.config, self.basis)

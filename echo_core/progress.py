@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 from tqdm.auto import tqdm
@@ -11,16 +16,22 @@ DELAY = 1.0  # seconds before a bar appears: a query shall never show one
 
 
 class Progress:
-    """A context manager around a tqdm bar."""
+    """A context manager around a tqdm bar; inside ``one_bar`` it has none of its own and advances that one."""
 
-    def __init__(self, total: int | None, shown: bool | None) -> None:
-        """``shown``: always, never, or (None) if stderr is a terminal."""
-        disable = None if shown is None else not shown
+    def __init__(self, total: int | None, shown: bool | None, stop: threading.Event | None = None) -> None:
+        """``shown``: always, never, or (None) if stderr is a terminal; ``stop``: once it is set, ``add`` raises CancelledError."""
+        self._stop = stop
+        self._outer = _outer.get()
+        disable = True if self._outer else None if shown is None else not shown
         self._bar = tqdm(total=total, desc="echo", unit="text", delay=DELAY, disable=disable, dynamic_ncols=True)
         self._started, self._tokens = time.perf_counter(), 0
 
     def add(self, texts: int, tokens: int) -> None:
         """So much more is done."""
+        if self._stop is not None and self._stop.is_set():
+            raise CancelledError
+        if self._outer:
+            self._outer.add(texts, tokens)
         self._tokens += tokens
         if not self._bar.disable:
             rate = self._tokens / (time.perf_counter() - self._started)
@@ -32,3 +43,17 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
+
+
+_outer: ContextVar[Progress | None] = ContextVar("echo_progress", default=None)
+
+
+@contextmanager
+def one_bar(total: int | None, shown: bool | None) -> Iterator[Progress]:
+    """One bar for all calls inside, for a job that is done part by part."""
+    with Progress(total, shown) as progress:
+        token = _outer.set(progress)
+        try:
+            yield progress
+        finally:
+            _outer.reset(token)

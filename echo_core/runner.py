@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from echo_core.batches import pad_rows
+from echo_core.batches import BatchSize, pack_rows, pad_rows
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
@@ -18,9 +18,6 @@ from echo_core.tokens import Row
 
 log = logging.getLogger("echo_core")
 
-# Tokens of a batch. A GPU wants some thousand to be busy; on a CPU a batch's activations must stay in cache (measured: 1-2 thousand).
-DEFAULT_BUDGET = {"cuda": 16384, "mps": 4096, "cpu": 1536}
-
 
 class Runner:
     """A decoder and the budget of tokens that its device can take at present."""
@@ -28,8 +25,9 @@ class Runner:
     def __init__(self, folder: Path, config: EchoConfig, runtime: Runtime) -> None:
         """Load the decoder; raises like ``Decoder``."""
         self.decoder = Decoder(folder, config, runtime)
-        self.budget = runtime.token_budget or DEFAULT_BUDGET.get(self.decoder.device.type, 4096)
+        self.budget = runtime.token_budget or self.decoder.choose_budget()
         self._pooling = config.pooling
+        self._lay_out = pack_rows if self.decoder.packed else pad_rows
 
     def run(self, rows: Sequence[Row]) -> Tensor:
         """Pooled vectors of the rows' spans: (S, D) float32 on the device.
@@ -37,20 +35,27 @@ class Runner:
         Raises:
             ModelError: a single row does not fit into the device's memory.
         """
+        if len(rows) > 1 and self._tokens(rows) > self.budget:  # planned before the memory ran out
+            return self._run_halves(rows)
         try:
-            batch = pad_rows(rows)
+            batch = self._lay_out(rows)
             return pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 tokens = len(rows[0].ids)
                 problem = f"a row of {tokens} tokens must fit into the memory of {self.decoder.device}"
                 raise ModelError(f"{problem}; use a smaller max_tokens or dtype") from error
-        self._halve(rows)
-        middle = len(rows) // 2  # outside of the except clause, which would keep the failed batch alive
+        self._halve_budget(self._tokens(rows))
+        return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
+
+    def _tokens(self, rows: Sequence[Row]) -> int:
+        return BatchSize(self.decoder.packed).with_rows([len(row.ids) for row in rows]).tokens
+
+    def _run_halves(self, rows: Sequence[Row]) -> Tensor:
+        middle = len(rows) // 2
         return torch.cat([self.run(rows[:middle]), self.run(rows[middle:])])
 
-    def _halve(self, rows: Sequence[Row]) -> None:
-        tokens = len(rows) * max(len(row.ids) for row in rows)
-        self.budget = max(1, min(self.budget, tokens) // 2)
+    def _halve_budget(self, tokens: int) -> None:
+        self.budget = max(1, min(self.budget, tokens // 2))
         torch.cuda.empty_cache()
         log.warning("out of memory with %d tokens in a batch; going on with %d (Runtime(token_budget=…) sets it)", tokens, self.budget)

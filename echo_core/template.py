@@ -2,9 +2,9 @@
 
     Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]
 
-``{name}`` is a variable, ``{bos}`` and ``{eos}`` are the tokenizer's own tokens, ``[[…]]`` is the one pooled region, ``{{`` and ``}}`` are
-literal braces. This file knows strings only; ``seams.py`` says how they meet a tokenizer. A value is never scanned, so no text can become a
-construct.
+``{name}`` is a variable, ``{bos}`` and ``{eos}`` are the tokenizer's own tokens, ``{slot}`` is where Token Prepending writes (``prepending.py``),
+``[[…]]`` is the one pooled region, ``{{`` and ``}}`` are literal braces. This file knows strings only; ``seams.py`` says how they meet a
+tokenizer. A value is never scanned, so no text can become a construct.
 """
 
 from __future__ import annotations
@@ -17,24 +17,31 @@ from typing import Literal
 
 from echo_core.errors import TemplateError
 
-# Prompts: arXiv 2402.15449 (echo, classical, fine-tuned pair) and arXiv 2307.16645 (PromptEOL).
+# Prompts: arXiv 2402.15449 (echo, classical, fine-tuned pair) and arXiv 2307.16645 (PromptEOL). "prepending" and "echo-prepending" go with
+# EchoConfig(prepend_layers=…); PromptEOL and "prepending" with pooling="last". "situated" is for a chunk whose surroundings are said before it and
+# not pooled (arXiv 2508.01959): encode_documents(chunks, variables={"context": surroundings}).
 TEMPLATES: dict[str, str] = {
     "echo": "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
     "classical": "Write a paragraph: [[{text}]]",
+    "echo-thrice": "Rewrite the following paragraph: {text}. The rewritten paragraph: {text}. The paragraph once more: [[{text}]]",
     "prompteol": 'This sentence: "{text}" means in one word:[["]]',
+    "prompteol-example": 'This sentence: "The kettle whistles." means in one word:"Cooking".\nThis sentence: "{text}" means in one word:[["]]',
+    "prepending": 'This sentence: "{slot}{text}" means in one word:[["]]',
+    "echo-prepending": "Rewrite the following paragraph: {slot} {text}. The rewritten paragraph: [[{text}]]",
+    "situated": "Context: {context}\nRewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
     "finetuned-query": "Instruct: {instruction}\nQuery: {text}\nQuery again: [[{text}{eos}]]",
     "finetuned-document": "Document: {text}\nDocument again: [[{text}{eos}]]",
 }
 
 Kind = Literal["literal", "variable", "special"]
-SPECIAL = ("bos", "eos")
+SPECIAL = ("bos", "eos", "slot")
 _CONSTRUCT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|\[\[|\]\]|[{}]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One stretch of a template: literal text, a variable's name, or a special token's name ("bos", "eos")."""
+    """One stretch of a template: literal text, a variable's name, or a special token's name (of SPECIAL)."""
 
     kind: Kind
     value: str
@@ -52,6 +59,11 @@ class Template:
     def variables(self) -> frozenset[str]:
         """Names that need a value; always holds ``text``."""
         return frozenset(piece.value for piece in self.pieces if piece.kind == "variable")
+
+    @property
+    def specials(self) -> frozenset[str]:
+        """Special tokens that it uses, of SPECIAL."""
+        return frozenset(piece.value for piece in self.pieces if piece.kind == "special")
 
     @property
     def sayings(self) -> int:

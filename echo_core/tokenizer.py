@@ -31,7 +31,7 @@ class TextTokenizer:
         self._backend.encode_special_tokens = True  # "</s>" in a text stays text
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+        self.special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "slot": _placeholder(tokenizer)}
         self._forbidden = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         self.bos = _leading_special_ids(tokenizer)
         self._anchor = self._plain([ANCHOR])[0].ids if self._has_dummy_space() else []
@@ -87,6 +87,12 @@ class TextTokenizer:
     def _has_dummy_space(self) -> bool:
         alone, behind, anchor = (encoding.ids for encoding in self._plain(["a", ANCHOR + "a", ANCHOR]))
         return bool(behind[: len(anchor)] == anchor and behind[len(anchor) :] != alone)
+
+
+def _placeholder(tokenizer: Any) -> int:
+    """The token that stands at a slot until its state is overwritten: one that no text holds, if there is any."""
+    candidates = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    return next((int(token) for token in candidates if token is not None), 0)
 
 
 def _leading_special_ids(tokenizer: Any) -> tuple[int, ...]:

@@ -5,15 +5,16 @@ This file knows ids and cuts, no tensors. How pieces and values meet is ``seams.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from echo_core.config import EchoConfig
-from echo_core.errors import ModelError, TextTooLongError, UnencodableTextError
+from echo_core.errors import ConfigError, ModelError, TextTooLongError, UnencodableTextError
 from echo_core.seams import SEAM_MODES, Part, Seam
 from echo_core.template import Template, parse_template
 from echo_core.tokenizer import TextTokenizer
@@ -30,10 +31,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence for the model: ids (T,) int64 without padding, and the spans to pool in it."""
+    """One sequence for the model: ids (T,) int64 without padding, the spans to pool in it, and the places of its slots (``prepending.py``)."""
 
     ids: NDArray[np.int64]
     spans: tuple[Span, ...]
+    slots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class _Segment:
     pooled: bool
     ids: tuple[int, ...] = ()
     variable: str = ""
+    slot: bool = False
     seam: Seam = field(default_factory=Seam)
 
 
@@ -54,17 +57,26 @@ class Tokenised:
     long_texts: int
 
 
+@dataclass(frozen=True)
+class PooledText:
+    """The tokens of a text's pooled saying."""
+
+    ends: list[int]  # for each token, the offset in the text behind its last character
+    windows: list[tuple[int, int]]  # the tokens of each row
+    offset: int  # tokens of the pooled region before the text's first
+
+
 class PromptTokenizer:
     """Texts to rows, for one template of one config."""
 
-    def __init__(self, tokenizer: TextTokenizer, source: str, config: EchoConfig) -> None:
-        """Compile the template, its literals to ids.
+    def __init__(self, tokenizer: TextTokenizer, source: str, config: EchoConfig, positions: int | None = None) -> None:
+        """Compile the template, its literals to ids; ``positions``: the most tokens that a row may have.
 
         Raises:
             ModelError: the template has ``{bos}`` or ``{eos}`` and the tokenizer has none.
         """
         self.template = parse_template(source)
-        self._tokenizer, self._config = tokenizer, config
+        self._tokenizer, self._config, self._positions = tokenizer, config, positions
         self._segments = _compile(self.template, tokenizer, config.seam)
         pooled_text = [s.seam for s in self._segments if s.variable == "text" and s.pooled]
         text_seams = pooled_text + [s.seam for s in self._segments if s.variable == "text"]
@@ -98,10 +110,28 @@ class PromptTokenizer:
             rows += [self._row(owner, {seam: said[seam][slice(*cut[seam])] for seam in said}, fixed) for cut in cuts]
         return Tokenised(rows, long_texts)
 
+    def pooled_tokens(self, text: str) -> PooledText:
+        """Where the tokens of the pooled saying of one text stand: in the text, in its windows, and in a row's pooled region.
+
+        Raises:
+            ConfigError: the pooled region does not begin with the text or with literals before it.
+            TextTooLongError, UnencodableTextError: see ``tokenise``.
+        """
+        pooled = [segment for segment in self._segments if segment.pooled]
+        at = next((i for i, segment in enumerate(pooled) if segment.variable), None)
+        if at is None or pooled[at].variable != "text":
+            raise ConfigError(f"document_template must say {{text}} first inside [[ ]] for chunks, got {self.template.source!r}; use 'echo'")
+        seam = pooled[at].seam
+        cuts = self._cuts(0, text, {each: self._encode([text], each)[0] for each in self._seams})
+        ends = self._tokenizer.ends(seam.before + text + seam.behind, seam.continuing)
+        inside = [min(max(end - len(seam.before), 1), len(text)) for end in ends]  # white space before the text goes with its first character
+        return PooledText(inside, [cut[seam] for cut in cuts], sum(len(s.ids) for s in pooled[:at]))
+
     def _encode(self, texts: Sequence[str], seam: Seam) -> list[list[int]]:
         ids = self._tokenizer.encode([seam.before + text + seam.behind for text in texts], seam.continuing)
-        if not all(ids):
-            index = next(i for i, row in enumerate(ids) if not row)
+        nothing = self._tokenizer.encode([seam.before + seam.behind], seam.continuing)[0]  # a normaliser may delete the whole text
+        index = next((i for i, row in enumerate(ids) if row == nothing), None)
+        if index is not None:
             raise UnencodableTextError(index, f"must give at least one token, got none from {texts[index][:40]!r}; leave it out")
         return ids
 
@@ -120,9 +150,12 @@ class PromptTokenizer:
             return [{seam: (0, len(ids)) for seam, ids in said.items()}]
         if self._config.overflow == "error":
             raise TextTooLongError(owner, f"must have at most max_tokens={limit} tokens, got {longest}; use overflow='window' or 'truncate'")
+        if self._config.seam == "reference" and self._config.overflow == "truncate":
+            return [{seam: (0, limit) for seam in said}]  # the reference parser cuts each piece on its own
         length = len(said[self._seams[0]])
         room = max(1, limit - (longest - length))  # another seam may need a token more for the same characters
-        windows = window_ranges(length, room, self._config.overlap) if self._config.overflow == "window" else [(0, min(room, length))]
+        overlap = min(self._config.overlap, room - 1)
+        windows = window_ranges(length, room, overlap) if self._config.overflow == "window" else [(0, min(room, length))]
         at = self._token_maps(text, said)
         return [{seam: (at[seam][start], at[seam][end]) for seam in said} for start, end in windows]
 
@@ -133,18 +166,23 @@ class PromptTokenizer:
         for seam in self._seams[1:]:
             here, there = (self._tokenizer.ends(s.before + text + s.behind, s.continuing) for s in (first, seam))
             shift = len(seam.before) - len(first.before)
-            maps[seam] = [0, *(bisect_right(there, end + shift) for end in here[:-1]), len(there)]
+            maps[seam] = [0, *(_same_place(here, i, there, shift) for i in range(len(here) - 1)), len(there)]
         return maps
 
     def _row(self, owner: int, said: Mapping[Seam, list[int]], fixed: Mapping[_Segment, list[int]]) -> Row:
         ids: list[int] = []
+        slots: list[int] = []
         start = end = 0
         for segment in self._segments:
             begins = len(ids)
+            slots += [begins] if segment.slot else []
             ids += segment.ids or (said[segment.seam] if segment.variable == "text" else fixed.get(segment, []))
             if segment.pooled:
                 start, end = (start if end else begins), len(ids)
-        return Row(np.asarray(ids, dtype=np.int64), (Span(owner, start, end),))
+        if self._positions is not None and len(ids) > self._positions:
+            problem = f"and the template's other values must fit into the model's {self._positions} positions, got {len(ids)} tokens"
+            raise TextTooLongError(owner, f"{problem}; shorten them or use a smaller max_tokens")
+        return Row(np.asarray(ids, dtype=np.int64), (Span(owner, start, end),), tuple(slots))
 
 
 def window_ranges(length: int, limit: int, overlap: int) -> list[tuple[int, int]]:
@@ -154,11 +192,19 @@ def window_ranges(length: int, limit: int, overlap: int) -> list[tuple[int, int]
     """
     if length <= limit:
         return [(0, length)]
-    step = max(1, limit - overlap)
-    count = -(-(length - (limit - step)) // step)
-    size = -(-(length + (count - 1) * (limit - step)) // count)
-    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    return [(start, start + size) for start in starts]
+    count = -(-(length - overlap) // (limit - overlap))
+    edges = [i * (length - overlap) // count for i in range(count + 1)]
+    return [(start, end + overlap) for start, end in pairwise(edges)]
+
+
+def _same_place(here: Sequence[int], index: int, there: Sequence[int], shift: int) -> int:
+    """How many tokens with the ends ``there`` stand before the place behind token ``index`` of those with the ends ``here``.
+
+    The bytes of one character may be several tokens that end alike: of these, as many are before the place in both.
+    """
+    end = here[index]
+    inside = index + 1 - bisect_left(here, end)
+    return min(bisect_left(there, end + shift) + inside, bisect_right(there, end + shift))
 
 
 def _compile(template: Template, tokenizer: TextTokenizer, mode: str) -> tuple[_Segment, ...]:
@@ -178,4 +224,4 @@ def _segment(part: Part, tokenizer: TextTokenizer) -> _Segment:
     token = tokenizer.special[piece.value]
     if token is None:
         raise ModelError(f"the template must not use {{{piece.value}}}: the model's tokenizer has no such token; leave it out")
-    return _Segment(piece.pooled, (token,))
+    return _Segment(piece.pooled, (token,), slot=piece.value == "slot")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_core.config import EchoConfig
+from echo_core.errors import ConfigError, ModelError
 from echo_core.tokens import Span
 
 Vectors = NDArray[np.float32]
@@ -34,14 +35,63 @@ def cut(vectors: Vectors, dimension: int | None) -> Vectors:
 
 def unit(vectors: Vectors) -> Vectors:
     """The same directions with length 1; a zero vector stays zero."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, np.where(length > 0, length, 1), dtype=np.float32)
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None]  # float32 cannot hold the square of 1e20
+    return np.divide(vectors, np.where(length > 0, length, 1), out=np.empty(vectors.shape, dtype=np.float32), casting="same_kind")
 
 
-def finish(pooled: Vectors, config: EchoConfig) -> Vectors:
-    """What the config asks for, in the order: cut, unit length."""
-    vectors = cut(pooled, config.dimension)
+def without_direction(vectors: Vectors, direction: Vectors) -> Vectors:
+    """Vectors with their part along a unit direction (D,) taken out: e - (e·μ̂) μ̂ (arXiv 2511.11041)."""
+    return vectors - np.outer(vectors @ direction, direction)
+
+
+def mean_direction(vectors: Vectors) -> tuple[float, ...]:
+    """The direction of the mean of (N, D) vectors, each counted with length 1: D numbers of length 1, to seven places."""
+    return tuple(round(float(x), 7) for x in unit(unit(vectors).mean(axis=0, keepdims=True))[0])
+
+
+def project(vectors: Vectors, kept: NDArray[np.float32], reduced: bool) -> Vectors:
+    """Vectors projected on k orthonormal columns (D, k): full width, (N, D), or ``reduced`` to their (N, k) coordinates; same dot products."""
+    coordinates = vectors @ kept
+    return coordinates if reduced else coordinates @ kept.T
+
+
+def finish(pooled: Vectors, config: EchoConfig, basis: NDArray[np.float32] | None = None) -> Vectors:
+    """What the config asks for, in the order: mean direction out, filter, cut, unit length.
+
+    Args:
+        pooled: (N, D) states.
+        config: ``centre``, ``filter``, ``dimension`` and ``normalize`` count here.
+        basis: (D, D) of ``head.filter_basis``, where the config has a filter.
+    """
+    vectors = pooled if config.centre is None else without_direction(pooled, np.asarray(config.centre, dtype=np.float32))
+    if config.filter is not None and basis is not None:
+        kept = basis[:, : filter_width(basis.shape[1], config.filter)]
+        vectors = project(vectors, kept, reduced=config.dimension is not None)
+    vectors = cut(vectors, config.dimension)
     return unit(vectors) if config.normalize else vectors
+
+
+def check_finish(config: EchoConfig, width: int, basis: NDArray[np.float32] | None) -> None:
+    """Return if ``finish`` can serve states of this width.
+
+    Raises:
+        ConfigError: ``centre`` of another width, ``dimension`` beyond what ``filter`` keeps.
+        ModelError: an LM head of another width than the states.
+    """
+    if config.centre is not None and len(config.centre) != width:
+        raise ConfigError(f"centre must have {width} numbers for this model, got {len(config.centre)}; fit it again")
+    if config.filter is None or basis is None:
+        return
+    if len(basis) != width:
+        raise ModelError(f"filter needs an LM head as wide as the states, {width}, got one of {len(basis)}; set filter=None")
+    kept = filter_width(width, config.filter)
+    if config.dimension is not None and config.dimension > kept:
+        raise ConfigError(f"dimension must be at most {kept}, what filter={config.filter} keeps of {width}, got {config.dimension}")
+
+
+def filter_width(width: int, strength: float) -> int:
+    """Directions of ``width`` that ``filter=strength`` keeps."""
+    return max(1, int(width / strength))
 
 
 def first_not_finite(vectors: Vectors) -> int | None:

@@ -1,0 +1,32 @@
+"""What the tokens of a call cost by arithmetic: FLOPs of echo, and the padding that each way of making batches adds. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shapes import Shape
+
+from echo_core.batches import BatchSize, plan_batches
+
+
+def forward_flops(shape: Shape, lengths: Sequence[int]) -> float:
+    """FLOPs of the layers for rows of these lengths: 2 a weight and token, and the causal half of the scores and their sums."""
+    linear = 2.0 * shape.parameters() * sum(lengths)
+    return linear + 2.0 * shape.layers * shape.width * sum(length * length for length in lengths)
+
+
+def padding_in_order(lengths: Sequence[int], rows: int) -> float:
+    """Share of padding to tokens, in batches of so many rows as they come."""
+    parts = [lengths[start : start + rows] for start in range(0, len(lengths), rows)]
+    return sum(len(part) * max(part) for part in parts) / sum(lengths) - 1
+
+
+def padding_sorted(lengths: Sequence[int], rows: int) -> float:
+    """The same, sorted by length first."""
+    return padding_in_order(sorted(lengths, reverse=True), rows)
+
+
+def padding_in_budget(lengths: Sequence[int], budget: int, packed: bool) -> float:
+    """The same, in the batches that our encoder makes."""
+    batches = plan_batches(lengths, budget, packed)
+    return sum(BatchSize(packed).with_rows([lengths[i] for i in batch]).tokens for batch in batches) / sum(lengths) - 1

@@ -1,0 +1,55 @@
+"""How cost and memory grow: a text's cost from 1,000 texts upwards, and against the text's length."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from costs import forward_flops
+from shapes import SHAPES
+from throughput import Setting, echo_encoder
+from timing import in_turns
+from workloads import chunks, texts_of
+
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+def corpus_growth(setting: Setting, most: int) -> list[dict[str, float]]:
+    """One stream of texts: seconds a text and the process's peak memory when 1,000, 2,000, 4,000 … ``most`` are done."""
+    encoder = echo_encoder(setting)
+    encoder.encode_documents(chunks(64))
+    points = []
+    mark, last, since = 1000, 0, time.perf_counter()
+    for done, _ in enumerate(encoder.iter_documents(_stream(most)), start=1):
+        if done == mark:
+            now = time.perf_counter()
+            points.append({"texts": done, "seconds_per_text": (now - since) / (done - last), "peak_mib": _peak_mib()})
+            mark, last, since = min(2 * mark, most) if mark < most else most + 1, done, now
+    return points
+
+
+def _stream(count: int) -> Iterator[str]:
+    for seed in range(-(-count // 1000)):
+        yield from chunks(1000, seed=100 + seed)
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def length_growth(setting: Setting, texts: int, repeats: int) -> list[dict[str, Any]]:
+    """Seconds a text of n tokens a saying, echo and classical, beside what 2n linear and 4n² attention would give from the shortest rows' rate."""
+    echo, classical = echo_encoder(setting), echo_encoder(setting, "classical")
+    points = []
+    for length in (length for length in LENGTHS if length <= echo.max_tokens):
+        said = texts_of(np.full(texts, length), seed=length)
+        timings = in_turns(
+            {"echo": lambda said=said: echo.encode_documents(said), "classical": lambda said=said: classical.encode_documents(said)}, repeats
+        )
+        rows = [len(row.ids) for row in echo._pipelines["document"].prompts.tokenise(said, {}).rows]
+        flops = forward_flops(SHAPES[setting.shape], rows) / texts
+        points.append({"tokens": length, "flops": flops, **{name: timing.median() / texts for name, timing in timings.items()}})
+    return points

@@ -1,0 +1,50 @@
+"""What a figure was measured on, without names of machines or people; and the rate that its matrix products reach."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import best_seconds
+
+PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy")
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """Processor, cores, memory, accelerator, versions and the day."""
+    machine = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "date": date.today().isoformat(),
+        "load_before": round(os.getloadavg()[0], 1),  # of a minute: how quiet the machine was
+    }
+    if device.startswith("cuda"):
+        machine["accelerator"] = torch.cuda.get_device_name(device)
+    return machine
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line) if info.exists() else {}
+    values = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = values.get("flags", "").split()
+    known = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"), ("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags]
+    return " ".join([values.get("model name", platform.processor() or platform.machine()), *(f"({name})" for name in known[:1])])
+
+
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """The best rate of square matrix products of several sizes, in FLOP/s."""
+    best = 0.0
+    for size in (4096, 8192, 16384) if device.startswith("cuda") else (512, 1024, 2048):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        best = max(best, 2 * size**3 / best_seconds(lambda a=a, b=b: a @ b, 8, device))
+    return best

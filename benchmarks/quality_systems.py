@@ -1,0 +1,256 @@
+"""What is compared: echo configurations, by name, and the yardsticks that always stand beside them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+
+from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core.checkpoint import find_checkpoint
+from echo_core.head import filter_basis
+from echo_core.vectors import finish, mean_direction
+
+FIRST_SAYING = "Rewrite the following paragraph: [[{text}]]. The rewritten paragraph: {text}"
+LATE, ALONE = "late", "alone"  # as values of "chunks", see Chunked
+CHUNK_WORDS = 80
+FITTED_ON = 300  # texts of a set's sample
+RANDOM = "random weights"  # this name's configuration runs on the same architecture, untrained
+
+FIT = "fit"  # as a value of "centre": fitted on the set's sample
+
+_CLASSICAL = {"query_template": "classical", "document_template": "classical"}
+_PROMPTEOL = {"query_template": "prompteol", "document_template": "prompteol", "pooling": "last"}
+_FIRST = {"query_template": FIRST_SAYING, "document_template": FIRST_SAYING}
+_PREPENDING = {"query_template": "prepending", "document_template": "prepending", "pooling": "last", "prepend_layers": 2}
+_ECHO_PREPENDING = {"query_template": "echo-prepending", "document_template": "echo-prepending", "prepend_layers": 2}
+
+# Name → fields of EchoConfig that differ from the model's own. Neighbours that differ in filter and centre alone share a pass of the model.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "echo mean": {},
+    "echo, filter 2": {"filter": 2},
+    "echo, filter 4": {"filter": 4},
+    "echo, mean direction out": {"centre": FIT},
+    "echo, mean direction out, filter 2": {"centre": FIT, "filter": 2},
+    "classical mean": _CLASSICAL,
+    "classical, mean direction out": {**_CLASSICAL, "centre": FIT},
+    "classical, filter 2": {**_CLASSICAL, "filter": 2},
+    "echo last": {"pooling": "last"},
+    "classical last": {**_CLASSICAL, "pooling": "last"},
+    "PromptEOL": _PROMPTEOL,
+    "PromptEOL, filter 2": {**_PROMPTEOL, "filter": 2},
+    "PromptEOL, example": {**_PROMPTEOL, "query_template": "prompteol-example", "document_template": "prompteol-example"},
+    "PromptEOL, Token Prepending": _PREPENDING,
+    "echo, Token Prepending": _ECHO_PREPENDING,
+    "echo, layer -2": {"layer": -2},
+    "echo, layer -2, mean direction out": {"layer": -2, "centre": FIT},
+    "echo, layers -2 and -1": {"layer": (-2, -1)},
+    "echo, three sayings": {"query_template": "echo-thrice", "document_template": "echo-thrice"},
+    "echo, truncated at 256": {"overflow": "truncate"},
+    "echo, windows of 128": {"max_tokens": 128},
+    "echo, one window of 450": {"max_tokens": 450},
+    "echo, chunks said alone": {"chunks": ALONE},
+    "echo, late chunks": {"chunks": LATE},
+    "control: first saying": _FIRST,
+    f"control: first saying, {RANDOM}": _FIRST,
+    f"control: echo mean, {RANDOM}": {},
+}
+
+LONG = ("echo mean", "echo, truncated at 256", "echo, windows of 128", "echo, one window of 450", "echo, chunks said alone", "echo, late chunks")
+BASELINES = ("echo mean", "classical mean", "echo last", "classical last", "PromptEOL", *(n for n in CONFIGURATIONS if n.startswith("control")))
+
+
+class System(Protocol):
+    """One line of the table."""
+
+    def pair(self, left: Sequence[str], right: Sequence[str]) -> NDArray[np.floating]:
+        """(N,) similarities of N pairs."""
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.floating]:
+        """(Q, N) scores."""
+
+    def features(self, train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
+        """Vectors of training and test texts."""
+
+
+class Words:
+    """Words alone: BM25 (k1 1.2, b 0.75) for rankings, cosine of TF-IDF for pairs, TF-IDF as features."""
+
+    def pair(self, left: Sequence[str], right: Sequence[str]) -> NDArray[np.floating]:
+        """Cosines; document frequencies from the pairs themselves."""
+        model = TfidfVectorizer(token_pattern=r"\w+").fit([*left, *right])
+        return np.asarray(model.transform(left).multiply(model.transform(right)).sum(axis=1)).ravel()
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.floating]:
+        """BM25 as a product of query counts and document weights."""
+        counter = CountVectorizer(token_pattern=r"\w+")
+        counts = counter.fit_transform(documents).tocsr().astype(float)
+        lengths = np.asarray(counts.sum(axis=1)).ravel()
+        frequency = np.bincount(counts.indices, minlength=counts.shape[1])
+        rarity = np.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
+        norms = np.repeat(1.2 * (0.25 + 0.75 * lengths / lengths.mean()), np.diff(counts.indptr))
+        counts.data = rarity[counts.indices] * counts.data * 2.2 / (counts.data + norms)
+        return np.asarray((counter.transform(queries) @ counts.T).todense())
+
+    def features(self, train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
+        """TF-IDF vectors, sparse."""
+        model = TfidfVectorizer(token_pattern=r"\w+").fit(train)
+        return model.transform(train), model.transform(test)
+
+
+class Embedder:
+    """Vectors and their cosines; ``queries`` and ``documents`` turn texts into unit vectors."""
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) unit vectors."""
+        raise NotImplementedError
+
+    def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) unit vectors."""
+        raise NotImplementedError
+
+    def pair(self, left: Sequence[str], right: Sequence[str]) -> NDArray[np.floating]:
+        """Cosines."""
+        vectors = self.documents([*left, *right])
+        return np.einsum("nd,nd->n", vectors[: len(left)], vectors[len(left) :])
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.floating]:
+        """Cosines of all with all."""
+        return self.queries(queries) @ self.documents(documents).T
+
+    def features(self, train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
+        """The vectors."""
+        return self.documents(train), self.documents(test)
+
+
+class Trained(Embedder):
+    """A trained sentence encoder, by name or folder."""
+
+    def __init__(self, name: str) -> None:
+        """Load it with sentence-transformers."""
+        from sentence_transformers import SentenceTransformer
+
+        self._model = SentenceTransformer(name, device="cpu")
+
+    def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) unit vectors."""
+        return np.asarray(self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False))
+
+    queries = documents
+
+
+class Echo(Embedder):
+    """One configuration of a model, finished from the states of a pass that other configurations may share."""
+
+    def __init__(self, states: States, config: EchoConfig) -> None:
+        """Take the states as they are pooled and the config that says what is done to them."""
+        self._states, self._config = states, config
+        self._basis = None if config.filter is None else filter_basis(find_checkpoint(config))
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) unit vectors, said with the query template."""
+        return finish(self._states.of(texts, "query"), self._config, self._basis)
+
+    def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) unit vectors, said with the document template."""
+        return finish(self._states.of(texts, "document"), self._config, self._basis)
+
+
+class States:
+    """Pooled states of one model and template, each list of texts encoded once."""
+
+    def __init__(self, raw: EchoConfig, runtime: Runtime) -> None:
+        """Load the model; ``raw`` has no centre, filter, dimension or unit length."""
+        self.raw = raw
+        self._encoder = EchoEncoder(raw, runtime)
+        self._known: dict[tuple[str, tuple[str, ...]], NDArray[np.float32]] = {}
+
+    def chunks(self, document: str, ranges: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+        """(C, D) states of a document's chunks, late."""
+        return self._encoder.encode_chunks(document, ranges)
+
+    def of(self, texts: Sequence[str], role: str) -> NDArray[np.float32]:
+        """(N, D) states of texts."""
+        key = (self._encoder.config.template(role), tuple(texts))
+        if key not in self._known:
+            encode = self._encoder.encode_queries if role == "query" else self._encoder.encode_documents
+            self._known[key] = encode(list(texts))
+        return self._known[key]
+
+
+class Chunked(Echo):
+    """A document scores as its best chunk does; ``late``: chunks are pooled out of one pass over the whole document, else said alone."""
+
+    def __init__(self, states: States, config: EchoConfig, late: bool) -> None:
+        """As ``Echo``."""
+        super().__init__(states, config)
+        self._late = late
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.floating]:
+        """The best cosine with a chunk of each document."""
+        ranges = [chunk_ranges(document) for document in documents]
+        if self._late:
+            pooled = np.concatenate([self._states.chunks(document, parts) for document, parts in zip(documents, ranges, strict=True)])
+        else:
+            pooled = self._states.of([text[a:b] for text, parts in zip(documents, ranges, strict=True) for a, b in parts], "document")
+        scores = self.queries(queries) @ finish(pooled, self._config, self._basis).T
+        starts = np.cumsum([0, *(len(parts) for parts in ranges[:-1])])
+        return np.asarray(np.maximum.reduceat(scores, starts, axis=1))
+
+
+def chunk_ranges(document: str) -> list[tuple[int, int]]:
+    """Character ranges of chunks of about CHUNK_WORDS words, cut between words."""
+    words = list(re.finditer(r"\S+", document))
+    parts = [words[i : i + CHUNK_WORDS] for i in range(0, len(words), CHUNK_WORDS)]
+    return [(part[0].start(), part[-1].end()) for part in parts]
+
+
+class Laboratory:
+    """Opens configurations by name and keeps the last pass, so that those which differ in filter or centre only cost no other."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Nothing is loaded yet."""
+        self._runtime = runtime
+        self._last: States | None = None
+
+    def open(self, name: str, base: EchoConfig, sample: Sequence[str]) -> Echo:
+        """The system of a named configuration; one with a fitted mean direction sees the first FITTED_ON texts of ``sample``.
+
+        Raises:
+            KeyError: no configuration has this name.
+        """
+        fields = dict(CONFIGURATIONS[name])
+        chunks = fields.pop("chunks", None)
+        fit = fields.get("centre") == FIT and fields.pop("centre")
+        config = replace(base, **fields)
+        raw = replace(config, centre=None, filter=None, dimension=None, normalize=False)
+        if self._last is None or self._last.raw != raw:
+            self._last = States(raw, self._runtime)
+        if fit:
+            config = replace(config, centre=mean_direction(self._last.of(sample[:FITTED_ON], "document")))
+        return Echo(self._last, config) if chunks is None else Chunked(self._last, config, late=chunks == LATE)
+
+
+@contextmanager
+def random_model(base: EchoConfig) -> Iterator[EchoConfig]:
+    """The config of the same architecture with random weights, in a folder that is gone afterwards."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = find_checkpoint(base)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, local_files_only=True)).save_pretrained(folder)
+        for path in source.iterdir():
+            if re.match(r"tokenizer|vocab|merges|special_tokens", path.name):
+                shutil.copyfile(path, Path(folder) / path.name)
+        yield replace(base, model=folder, revision=None)

@@ -1,0 +1,93 @@
+"""How fast echo is, against what users would pick instead, in one run: JSON into ``results``, plots from the JSON.
+
+python benchmarks/speed.py --quick                        # a minute or two, the default model's shape, no plots
+python benchmarks/speed.py --models default 24m           # CPU, for the record: on a quiet machine
+python benchmarks/speed.py --device cuda --models 0.5b 7b # GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from growth import corpus_growth, length_growth
+from latency import concurrent_callers, single_query, start_up
+from machine import describe_machine, matmul_peak
+from shapes import SHAPES, make_checkpoint
+from speed_report import print_case, print_latency
+from throughput import CASES, QUICK_CASES, ST_ROWS, Setting, build_systems, echo_encoder, measure_case
+
+RESULTS = Path(__file__).parent / "results"
+PARTS = ("throughput", "latency", "startup", "growth", "length")
+
+
+def main() -> None:
+    """Measure what is asked for, and write one JSON."""
+    options = _options()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    report: dict[str, Any] = {"machine": describe_machine(options.device), "quick": options.quick, "throughput": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.models:
+            folder = make_checkpoint(name, Path(options.checkpoints or temporary))
+            for dtype in options.dtype:
+                peak = matmul_peak(options.device, getattr(torch, dtype))
+                setting = Setting(name, folder, options.device, dtype, options.compile, options.repeats, peak)
+                report.setdefault("matmul_peak", {})[dtype] = peak
+                _measure(setting, options, report)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written: {options.out}")
+
+
+def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, Any]) -> None:
+    key = f"{setting.shape}, {setting.dtype}"
+    if "throughput" in options.parts:
+        systems = build_systems(setting, (4, 8, 32) if options.quick else ST_ROWS)
+        encoder = echo_encoder(setting)
+        for case in (case for case in (QUICK_CASES if options.quick else CASES) if case.workload in options.workloads):
+            report["throughput"].append(measure_case(setting, case, systems, encoder))
+            print_case(report["throughput"][-1])
+    if "latency" in options.parts:
+        encoder = echo_encoder(setting)
+        figures = {"single": single_query(encoder, 60 if options.quick else 300)}
+        figures["callers"] = concurrent_callers(encoder, 1.5 if options.quick else 10, (1, 8, 32) if options.quick else (1, 2, 4, 8, 16, 32, 64))
+        report.setdefault("latency", {})[key] = figures
+        print_latency(key, figures)
+    if "startup" in options.parts:
+        report.setdefault("startup", {})[key] = start_up(setting.folder, 1 if options.quick else 5)
+    if "growth" in options.parts:
+        report.setdefault("growth", {})[key] = corpus_growth(setting, options.texts)
+    if "length" in options.parts:
+        report.setdefault("length", {})[key] = length_growth(setting, 8, options.repeats)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few texts, few repeats, throughput and latency only")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=["default"])
+    parser.add_argument("--workloads", nargs="+", default=["chunks", "queries", "mixture", "long"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS)
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=["bfloat16", "float32", "float16"])
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--threads", type=int, help="of torch, for all systems; default: all cores")
+    parser.add_argument("--texts", type=int, default=16_000, help="of the growth part; up to a million where there is time")
+    parser.add_argument("--compile", action="store_true", help="echo with compiled layers too")
+    parser.add_argument("--checkpoints", help="a folder to keep the random models in")
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/speed-<device>.json, or speed-quick.json")
+    options = parser.parse_args()
+    options.repeats = options.repeats or (3 if options.quick else 7)
+    options.parts = options.parts or (["throughput", "latency"] if options.quick else list(PARTS))
+    options.out = options.out or RESULTS / f"speed-{'quick' if options.quick else options.device.split(':')[0]}.json"
+    return options
+
+
+if __name__ == "__main__":
+    main()

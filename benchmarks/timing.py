@@ -1,0 +1,60 @@
+"""Clocks: systems in turns rather than one after the other, so that a busy moment of the machine hits all of them."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each repeat, by the clock on the wall and by the processor time of this process."""
+
+    wall: list[float]
+    cpu: list[float]
+
+    def median(self) -> float:
+        """Of the wall clock."""
+        return statistics.median(self.wall)
+
+    def median_cpu(self) -> float:
+        """Of the processor time: on a CPU that others use too, the steadier of the two."""
+        return statistics.median(self.cpu)
+
+
+def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Each system's timing: all once unmeasured, then in turns, every second round backwards."""
+    for run in systems.values():
+        run()
+    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in systems}
+    for turn in range(repeats):
+        for name in list(systems)[:: 1 if turn % 2 == 0 else -1]:
+            gc.collect()
+            wall, cpu = time.perf_counter(), time.process_time()
+            systems[name]()
+            seconds[name][0].append(time.perf_counter() - wall)
+            seconds[name][1].append(time.process_time() - cpu)
+    return {name: Timing(*both) for name, both in seconds.items()}
+
+
+def best_seconds(run: Callable[[], object], repeats: int, device: str) -> float:
+    """The shortest of several runs, the device's own work waited for."""
+    best = float("inf")
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        run()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """The value that so many percent do not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]

@@ -1,0 +1,137 @@
+"""Causal attention of our own, registered with transformers, so that no model's code is touched: rows end to end, and on a CPU padded rows too.
+
+On CUDA one call of ``torch.nn.attention.varlen`` (FlashAttention) serves all rows laid end to end, without padding. How a CPU attends is in
+``cpu_attention.py``. Sliding windows and grouped heads are respected, gradients flow. What cannot be computed exactly here (soft caps, sinks,
+dropout, a window that the model keeps to itself) is refused, and the caller goes back to the model's own attention over padded rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from echo_core.cpu_attention import attend_causal
+from echo_core.errors import ModelError
+
+ROWS = "echo_rows"  # the name under which transformers knows the function
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
+
+
+def register_attention() -> None:
+    """Make ``model.set_attn_implementation(ROWS)`` possible. No mask function is registered with it, so transformers builds no mask."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ROWS, attend_rows)
+
+
+def layout_arguments(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """What a model needs besides its ids (1, N) to take rows of these lengths as laid end to end: positions from 0 in each row, and where rows start.
+
+    The names are those that transformers gives its own unpadded attention.
+    """
+    counts = torch.tensor(lengths)
+    ends = counts.cumsum(0)
+    positions = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts, counts)
+    starts = to_device(torch.cat([torch.zeros(1, dtype=torch.int32), ends.to(torch.int32)]), device)
+    longest = max(lengths)
+    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
+    return {"position_ids": to_device(positions[None], device), **named}
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there; on CUDA from pinned memory, without waiting for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def attend_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of each token to those before it in its own row.
+
+    Args:
+        module: the model's attention layer.
+        query: (B, H, T, d), rows padded on the right; or (1, H, N, d), rows end to end.
+        key: (B, G, T, d), with G a divisor of H.
+        value: like key.
+        attention_mask: None.
+        scaling: of the scores; None: 1/sqrt(d).
+        dropout: 0.
+        sliding_window: tokens that a token sees, itself included; None: all before it.
+        cu_seq_lens_q: (rows + 1,) int32, where rows laid end to end start, and N; None: rows are padded.
+        max_length_q: tokens of the longest row laid end to end.
+        others: what transformers passes besides.
+
+    Returns:
+        (B, T, H, d), and None in place of the weights.
+
+    Raises:
+        ModelError: something is asked for that this function cannot compute.
+    """
+    _refuse(module, attention_mask, dropout, sliding_window, others)
+    longest = query.shape[2] if max_length_q is None else max_length_q
+    window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if cu_seq_lens_q is None:
+        return attend_causal(query, key, value, scale, window).transpose(1, 2), None
+    attend = _attend_varlen if query.is_cuda else _attend_row_by_row
+    return attend(query, key, value, cu_seq_lens_q, longest, scale, window), None
+
+
+def varlen_available() -> bool:
+    """True if this torch has ``varlen_attn`` with windows, scaling and grouped heads."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+
+
+def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+    """(1, H, N, d) → (1, N, H, d) in one call; FlashAttention counts the tokens before the token itself, so a window of W is W - 1 to the left."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    reach = (-1 if window is None else window - 1, 0)
+    grouped = key.shape[1] != query.shape[1]
+    attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=reach, enable_gqa=grouped)
+    return cast(Tensor, attended)[None]
+
+
+def _attend_row_by_row(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+    """(1, H, N, d) → (1, N, H, d)."""
+    parts = [slice(*bounds) for bounds in pairwise(starts.tolist())]
+    rows = [attend_causal(query[:, :, part], key[:, :, part], value[:, :, part], scale, window) for part in parts]
+    return torch.cat(rows, dim=2).transpose(1, 2)
+
+
+def _refuse(module: nn.Module, mask: Tensor | None, dropout: float, window: int | None, others: dict[str, Any]) -> None:
+    unsupported = [argument for argument in _UNSUPPORTED if others.get(argument) is not None]
+    unsupported += ["attention_mask"] * (mask is not None) + ["dropout"] * (dropout > 0)
+    unsupported += ["is_causal=False"] * (others.get("is_causal") is False or getattr(module, "is_causal", True) is False)
+    unsupported += ["a window that it keeps to itself"] * (window is None and _keeps_window(module))
+    if unsupported:
+        raise ModelError(f"our attention cannot compute {', '.join(unsupported)}, which {type(module).__name__} asks for")
+
+
+def _keeps_window(module: nn.Module) -> bool:
+    """True if by the config this layer does not see all tokens before it, though no window was passed."""
+    config = getattr(module, "config", None)
+    kinds, index = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
+    if kinds and index is not None:
+        return bool(kinds[index] != "full_attention")
+    return kinds is None and getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)

@@ -1,0 +1,17 @@
+"""Echo embeddings in Chroma: an embedding function that Chroma stores and rebuilds, and collections whose vectors cannot be mixed up.
+
+Import this package in every process that opens such a collection, so that Chroma can rebuild the function from what it stored.
+"""
+
+try:
+    import chromadb  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "chromadb":
+        raise
+    raise ImportError("echo_chroma needs Chroma; install it with: pip install 'echo-embed[chroma]'") from error
+
+from echo_chroma.collection import check_collection, collection_options, open_collection
+from echo_chroma.documents import Added, add_documents, document_id
+from echo_chroma.function import EchoEmbeddingFunction
+
+__all__ = ["Added", "EchoEmbeddingFunction", "add_documents", "check_collection", "collection_options", "document_id", "open_collection"]

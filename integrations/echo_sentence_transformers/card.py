@@ -1,0 +1,60 @@
+"""The model card of a saved model: what a stranger must install, how to load, and which templates the model says its texts with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from echo_core.config import EchoConfig
+
+INSTALL = "pip install 'echo-embed[sentence-transformers]'"
+_CHANGES = (
+    (re.compile(r"pip install (-U )?sentence-transformers"), INSTALL),
+    (re.compile(r"First install the Sentence Transformers library"), "First install echo-embed, which brings Sentence Transformers along"),
+    (re.compile(r"from sentence_transformers import SentenceTransformer\b"), "from echo_sentence_transformers import EchoSentenceTransformer"),
+    (re.compile(r"(?<![A-Za-z.])SentenceTransformer\((?=[\"'])"), "EchoSentenceTransformer("),
+)
+_TITLE = "## Echo embeddings"
+_SECTION = """{title}
+
+This model makes echo embeddings ([arXiv 2402.15449](https://arxiv.org/abs/2402.15449)): each text is said to a causal language model inside
+a template, and only the part in double brackets is pooled. Plain `SentenceTransformer` refuses it; install and load it so:
+
+```bash
+{install}
+```
+```python
+from echo_sentence_transformers import EchoSentenceTransformer
+
+model = EchoSentenceTransformer("{name}")
+queries = model.encode_query(["..."])
+documents = model.encode_document(["..."])
+```
+Queries are said as
+
+```text
+{query}
+```
+and documents, like texts given to `encode`, as
+
+```text
+{document}
+```
+
+"""
+
+
+def rewrite_card(path: Path, echo: EchoConfig) -> None:
+    """Change the card that sentence-transformers wrote, once; nothing if there is none."""
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    for pattern, replacement in _CHANGES:
+        text = pattern.sub(replacement, text)
+    if _TITLE not in text:
+        found = re.search(r"EchoSentenceTransformer\([\"']([^\"']+)", text)
+        name = found.group(1) if found else "this/model"
+        section = _SECTION.format(title=_TITLE, install=INSTALL, name=name, query=echo.query_template, document=echo.document_template)
+        before, heading, rest = text.partition("## Model Details")
+        text = before + section + heading + rest
+    path.write_text(text, encoding="utf-8")

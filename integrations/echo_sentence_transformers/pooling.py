@@ -1,0 +1,50 @@
+"""The second module: the states of a text's pooled region to one vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor
+
+from echo_core.errors import check_choice
+from echo_core.pooling import POOLERS, pool_spans
+from echo_sentence_transformers.rows import POOL, SPANS
+
+_NAMES = {"mean": "mean", "last": "lasttoken", "weighted_mean": "weightedmean"}  # ours → sentence-transformers'
+
+
+class EchoPooling(Pooling):  # type: ignore[misc]
+    """Pools over the template's region only, summed in float32."""
+
+    __module__ = "echo_sentence_transformers"
+    config_keys = ("embedding_dimension", "pooling", "dimension")
+
+    def __init__(self, embedding_dimension: int, pooling: str = "mean", dimension: int | None = None) -> None:
+        """``embedding_dimension`` is the model's width; ``pooling`` and ``dimension`` are those of EchoConfig."""
+        check_choice("pooling", pooling, POOLERS)
+        super().__init__(embedding_dimension, _NAMES[pooling])
+        self.pooling, self.dimension = pooling, dimension
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """The same dict with ``sentence_embedding`` (B, D) float32; a row that pools nothing gives zeros."""
+        states: Tensor = features["token_embeddings"]
+        spans = features.get(SPANS) or _spans(features[POOL])
+        pooled = pool_spans(states.flatten(0, 1), spans, self.pooling)
+        if POOL in features:
+            pooled = pooled * features[POOL].any(dim=1, keepdim=True)
+        features["sentence_embedding"] = pooled[:, : self.dimension]
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """Numbers in a vector."""
+        return self.dimension or self.embedding_dimension
+
+
+def _spans(mask: Tensor) -> list[tuple[int, int]]:
+    """(start, end) of each row's ones, (B, T), in the positions laid flat; a row without any gets its first position."""
+    first = torch.arange(len(mask), device=mask.device) * mask.shape[1]
+    starts = first + mask.argmax(dim=1)
+    ends = starts + mask.sum(dim=1).clamp(min=1)
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))

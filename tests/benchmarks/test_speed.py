@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from costs import forward_flops, padding_in_budget, padding_in_order, padding_sorted
+from peers import reference_recipe, sentence_transformers
+from shapes import SHAPES, Shape, make_checkpoint
+from speed_plots import plot_growth, plot_length, plot_throughput
+from throughput import Case, Setting, build_systems, echo_encoder, measure_case
+from timing import in_turns, percentile
+from transformers import AutoModel, LlamaConfig
+from workloads import WORKLOADS, chunks, queries
+
+TINY = Shape(LlamaConfig, 16, 2, 2, 1, 32, 5000)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "tiny", TINY)
+        yield Setting("tiny", make_checkpoint("tiny", folder), "cpu", "float32", False, 1, 1e11)
+
+
+def test_a_shape_counts_the_weights_of_its_layers(setting):
+    model = AutoModel.from_pretrained(setting.folder)
+    matrices = sum(p.numel() for name, p in model.layers.named_parameters() if p.ndim == 2)
+    assert TINY.parameters() == matrices
+
+
+def test_flops_are_two_a_weight_and_token_and_the_causal_half_of_attention():
+    assert forward_flops(TINY, [3, 4]) == 2 * TINY.parameters() * 7 + 2 * 2 * 16 * (9 + 16)
+
+
+def test_padding_is_counted_for_each_way_of_making_batches():
+    lengths = [1, 4, 1, 4]
+    assert padding_in_order(lengths, 2) == 0.6
+    assert padding_sorted(lengths, 2) == 0
+    assert padding_in_budget(lengths, 100, packed=True) == 0
+    assert padding_in_budget(lengths, 100, packed=False) == 0.6
+
+
+def test_chunks_have_the_lengths_of_a_rag_index(setting):
+    tokeniser = echo_encoder(setting)._tokenizer
+    lengths = [len(ids) for ids in tokeniser.encode(chunks(400), continuing=False)]
+    assert 105 < np.mean(lengths) < 135
+    assert min(lengths) >= 8
+    assert max(lengths) <= 450
+
+
+def test_workloads_are_the_same_in_every_run():
+    assert all(make(20) == make(20) and len(make(20)) == 20 for make in WORKLOADS.values())
+
+
+def test_the_reference_recipe_gives_our_vectors(setting):
+    """The peer that is exactly echo: what is compared is speed, not meaning."""
+    texts = [text.lower() for text in queries(40)]
+    encode = reference_recipe(setting.folder, torch.float32, "cpu")
+    np.testing.assert_allclose(encode(texts), echo_encoder(setting).encode_documents(texts), atol=2e-3)
+
+
+def test_sentence_transformers_sees_both_sayings(setting):
+    encode = sentence_transformers(setting.folder, torch.float32, "cpu", 4)
+    assert encode(["a", "b", "a"]).shape == (3, 16)
+
+
+def test_a_case_is_measured_for_every_system_and_its_ratios_name_the_best_batch_size(setting, tmp_path):
+    systems = build_systems(setting, (2, 4))
+    case = measure_case(setting, Case("queries", 6), systems, echo_encoder(setting))
+    assert set(case["systems"]) == set(systems)
+    tried = [case["ratios"][f"sentence-transformers, {rows} rows"]["wall"] for rows in (2, 4)]
+    assert case["ratios"]["sentence-transformers, best"]["wall"] == min(tried)
+    machine = {"processor": "x", "threads": 1, "packages": {"torch": "2"}, "date": "2026-01-01"}
+    points = [{"tokens": n, "flops": 1.0 * n, "echo": 0.1 * n, "classical": 0.05 * n} for n in (16, 32)]
+    growth = [{"texts": n, "seconds_per_text": 0.1, "peak_mib": 100.0} for n in (1000, 2000)]
+    report = json.loads(json.dumps({"machine": machine, "throughput": [case], "length": {"k": points}, "growth": {"k": growth}}))
+    plot_throughput(report, tmp_path / "a.png")
+    plot_length(report, "k", tmp_path / "b.png")
+    plot_growth(report, "k", tmp_path / "c.png")
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a.png", "b.png", "c.png"]
+
+
+def test_systems_run_in_turns_and_the_first_run_is_not_counted():
+    order: list[str] = []
+    timings = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, 2)
+    assert order == ["a", "b", "a", "b", "b", "a"]
+    assert len(timings["a"].wall) == 2
+
+
+@pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (25, 1)])
+def test_percentiles_are_measured_values(percent, value):
+    assert percentile([4, 1, 3, 2], percent) == value

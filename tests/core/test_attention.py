@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from oracle import PIECES, open_oracle
+from tiny_models import FAMILIES, WINDOW
+
+from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core.attention import ROWS, attend_rows, layout_arguments
+from echo_core.batches import pack_rows, pad_rows
+from echo_core.errors import ModelError
+from echo_core.model import Decoder
+from echo_core.tokens import Row, Span
+
+CPU = torch.device("cpu")
+TEXTS = ["a cat", "The quick brown fox jumps over the lazy dog, twice.", "rain", "Paris is the capital of France and a long way off."]
+CANNOT = {"gemma2"}  # caps its scores softly, which the fast kernels do not
+
+
+def packed_runtime(attention: str = "packed") -> Runtime:
+    return Runtime(device="cpu", dtype="float32", attention=attention)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - CANNOT))
+def test_rows_end_to_end_give_the_vectors_of_the_oracle_and_of_padded_rows(family, model_folder):
+    folder = model_folder(family)
+    config = EchoConfig(str(folder), query_template="echo", document_template="echo")
+    packed, padded = (EchoEncoder(config, packed_runtime(kind)) for kind in ("packed", "padded"))
+    assert packed._runner.decoder.packed
+    vectors = packed.encode_documents(TEXTS)
+    oracle = open_oracle(folder)
+    np.testing.assert_allclose(vectors, padded.encode_documents(TEXTS), atol=2e-5)
+    np.testing.assert_allclose(vectors, [oracle.vector(PIECES["echo"], {"text": text}) for text in TEXTS], atol=2e-5)
+
+
+@pytest.mark.parametrize("family", sorted(CANNOT))
+def test_a_model_that_caps_its_scores_runs_padded_and_says_so_once(family, model_folder, caplog):
+    config = EchoConfig(str(model_folder(family)))
+    with caplog.at_level(logging.WARNING, "echo_core"):
+        encoder = EchoEncoder(config, packed_runtime())
+        vectors = encoder.encode_documents(TEXTS)
+    assert not encoder._runner.decoder.packed
+    assert [record.message for record in caplog.records if "softcap" in record.message and "padded" in record.message]
+    np.testing.assert_allclose(vectors, EchoEncoder(config, packed_runtime("padded")).encode_documents(TEXTS), atol=1e-6)
+
+
+def test_packed_rows_longer_than_the_window_are_in_the_family_tests():
+    """The premise of the oracle test: some row of TEXTS, said twice, is longer than a sliding layer sees."""
+    assert 2 * max(len(text.split()) for text in TEXTS) + 7 > WINDOW
+
+
+def test_a_model_whose_rows_see_each_other_falls_back(tiny_llama, monkeypatch, caplog):
+    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device: layout_arguments([sum(lengths)], device))
+    with caplog.at_level(logging.WARNING, "echo_core"):
+        decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime())
+    assert not decoder.packed
+    assert "see each other" in caplog.text
+
+
+def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
+    rows = [Row(np.arange(5, 5 + length), (Span(i, 2, length),)) for i, length in enumerate((4, 9, 6))]
+    gradients = []
+    for kind, lay_out in (("packed", pack_rows), ("padded", pad_rows)):
+        decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(kind))
+        batch = lay_out(rows)
+        states = decoder.forward(batch.ids, batch.lengths).flatten(0, 1)
+        sum(states[start:end].square().sum() for start, end in batch.spans).backward()
+        gradients.append([parameter.grad for parameter in decoder._model.parameters()])
+    for packed, padded in zip(*gradients, strict=True):
+        torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_begin_anew_in_each_row():
+    arguments = layout_arguments([2, 3, 1], CPU)
+    assert arguments["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0]]
+    assert arguments["cu_seq_lens_q"].tolist() == [0, 2, 5, 6]
+    assert arguments["max_length_q"] == 3
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("softcap", 30.0), ("s_aux", torch.zeros(2)), ("dropout", 0.1), ("attention_mask", torch.zeros(1, 1, 4, 4))]
+)
+def test_what_the_packed_attention_cannot_compute_is_refused(argument, value):
+    heads = torch.randn(1, 2, 4, 8)
+    arguments = {"attention_mask": None, **layout_arguments([4], CPU), argument: value}
+    with pytest.raises(ModelError, match=argument):
+        attend_rows(torch.nn.Module(), heads, heads, heads, **arguments)
+
+
+def test_a_window_that_the_model_keeps_to_itself_is_refused():
+    class Layer(torch.nn.Module):
+        class config:
+            layer_types = ("full_attention", "chunked_attention")
+
+        layer_idx = 1
+
+    heads = torch.randn(1, 2, 4, 8)
+    with pytest.raises(ModelError, match="keeps to itself"):
+        attend_rows(Layer(), heads, heads, heads, None, **layout_arguments([4], CPU))
+
+
+def test_padded_rows_in_our_own_attention_are_the_default_on_a_cpu(tiny_llama):
+    decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu"))
+    assert not decoder.packed
+    assert decoder._model.config._attn_implementation == ROWS
+
+
+def test_a_model_that_our_attention_cannot_serve_keeps_its_own(model_folder):
+    folder = model_folder("gemma2")
+    decoder = Decoder(folder, EchoConfig(str(folder)), packed_runtime("padded"))
+    assert decoder._model.config._attn_implementation != ROWS
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "opt"])
+def test_varlen_attention_on_a_gpu_gives_the_oracle_s_vectors(family, model_folder):
+    folder = model_folder(family)
+    encoder = EchoEncoder(EchoConfig(str(folder), query_template="echo", document_template="echo"), Runtime(device="cuda", dtype="bfloat16"))
+    assert encoder._runner.decoder.packed
+    oracle = np.array([open_oracle(folder).vector(PIECES["echo"], {"text": text}) for text in TEXTS])
+    assert (encoder.encode_documents(TEXTS) * oracle).sum(axis=1).min() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_compiled_layers_give_the_same_vectors(layer, tiny_llama):
+    config = EchoConfig(str(tiny_llama), layer=layer)
+    plain, compiled = (EchoEncoder(config, Runtime(device="cpu", dtype="float32", compile=flag)) for flag in (False, True))
+    np.testing.assert_allclose(compiled.encode_documents(TEXTS), plain.encode_documents(TEXTS), atol=2e-5)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo_core.batches import pad_rows, plan_batches
+from echo_core.tokens import Row, Span
+
+LENGTHS = st.lists(st.integers(1, 50), max_size=60)
+
+
+@given(LENGTHS, st.integers(1, 400))
+def test_batches_hold_every_row_once_and_keep_the_budget_with_their_padding(lengths: list[int], budget: int):
+    batches = plan_batches(lengths, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@given(LENGTHS, st.integers(1, 400))
+def test_the_longest_rows_come_first_and_equal_lengths_in_order(lengths: list[int], budget: int):
+    order = [i for batch in plan_batches(lengths, budget) for i in batch]
+    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
+    assert order == sorted(order, key=lambda i: (-lengths[i], i))
+
+
+def test_no_row_makes_no_batch():
+    assert plan_batches([], 100) == []
+
+
+def test_sorted_rows_waste_little_on_padding():
+    """Lengths of a real corpus are heavy-tailed: in the order of arrival a third of the positions would be padding."""
+    lengths = [int(x) for x in np.random.default_rng(0).lognormal(3.5, 0.9, 4096).clip(5, 520)]
+    positions = sum(len(batch) * max(lengths[i] for i in batch) for batch in plan_batches(lengths, 1536))
+    assert sum(lengths) / positions > 0.93
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_padding_stands_right_and_the_spans_find_their_own_tokens(lengths: list[int]):
+    rows = [Row(np.arange(100 * i, 100 * i + n), (Span(i, n // 2, n),)) for i, n in enumerate(lengths, start=1)]
+    batch = pad_rows(rows)
+    assert batch.ids.dtype == torch.int64
+    assert batch.ids.shape == (len(lengths), max(lengths))
+    flat = batch.ids.flatten().tolist()
+    for (start, end), row in zip(batch.spans, rows, strict=True):
+        span = row.spans[0]
+        assert flat[start:end] == row.ids[span.start : span.end].tolist()
+    for line, n in zip(batch.ids.tolist(), lengths, strict=True):
+        assert line[n:] == [0] * (max(lengths) - n)

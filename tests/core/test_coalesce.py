@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from echo_core.coalesce import Coalescer
+from echo_core.tokens import Row, Span
+
+BAD = 999
+
+
+def row(first: int, length: int = 3, spans: int = 1) -> Row:
+    return Row(np.array([first] * length), tuple(Span(i, 0, length) for i in range(spans)))
+
+
+class Model:
+    """Gives each span the row's first id; fails on BAD; waits while the gate is shut."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, rows: Sequence[Row]) -> Tensor:
+        self.batches.append([int(r.ids[0]) for r in rows])
+        assert self.gate.wait(10)
+        if BAD in self.batches[-1]:
+            raise RuntimeError("bad row")
+        return torch.tensor([[float(r.ids[0])] for r in rows for _ in r.spans])
+
+
+def values(job) -> list[int]:
+    return [int(x) for x in job.result()[:, 0]]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=9), min_size=1, max_size=5), st.integers(1, 40))
+def test_every_job_gets_its_own_spans_in_its_own_order(jobs: list[list[tuple[int, int]]], budget: int):
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: budget)
+    names = iter(range(100_000))
+    rows = [[row(next(names) % BAD, length, spans) for length, spans in job] for job in jobs]
+    submitted = [coalescer.submit(job) for job in rows]
+    for job, result in zip(rows, submitted, strict=True):
+        assert values(result) == [int(r.ids[0]) for r in job for _ in r.spans]
+
+
+def test_calls_that_arrive_while_the_model_works_share_a_batch():
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 100)
+    model.gate.clear()
+    first = coalescer.submit([row(0)])
+    while not model.batches:
+        time.sleep(0.001)
+    later = [coalescer.submit([row(i)]) for i in range(1, 6)]
+    model.gate.set()
+    assert [values(job) for job in [first, *later]] == [[i] for i in range(6)]
+    assert model.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_a_shared_batch_keeps_the_budget():
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 10)
+    model.gate.clear()
+    jobs = [coalescer.submit([row(i, length)]) for i, length in enumerate([3, 3, 3, 5, 3, 3])]
+    model.gate.set()
+    assert [values(job) for job in jobs] == [[i] for i in range(6)]
+    for batch in model.batches:
+        longest = 5 if 3 in batch else 3
+        assert len(batch) == 1 or len(batch) * longest <= 10
+
+
+def test_a_small_call_does_not_wait_for_all_of_a_large_one():
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 9)
+    model.gate.clear()
+    large = coalescer.submit([row(1) for _ in range(300)])
+    small = coalescer.submit([row(2)])
+    model.gate.set()
+    assert values(small) == [2]
+    assert values(large) == [1] * 300
+    assert 2 in [batch[0] for batch in model.batches[:4]]
+
+
+def test_a_failing_job_does_not_fail_those_that_share_its_batch():
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 100)
+    model.gate.clear()
+    jobs = [coalescer.submit([row(name)]) for name in (0, 1, BAD, 3)]
+    model.gate.set()
+    with pytest.raises(RuntimeError, match="bad row"):
+        jobs[2].result()
+    assert [values(jobs[i]) for i in (0, 1, 3)] == [[0], [1], [3]]
+
+
+def test_a_job_that_failed_is_not_run_on():
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 3)
+    job = coalescer.submit([row(BAD), *(row(i) for i in range(50))])
+    with pytest.raises(RuntimeError):
+        job.result()
+    assert values(coalescer.submit([row(7)])) == [7]
+    assert len(model.batches) <= 3
+
+
+def test_a_listener_that_fails_gives_its_caller_the_error_and_harms_nobody_else():
+    """An error of the progress bar (a closed stderr) killed the model's thread, and every later call waited for ever."""
+
+    def listener(batch: Sequence[int]) -> None:
+        raise BrokenPipeError("stderr is gone")
+
+    coalescer = Coalescer(Model().run, lambda: 100)
+    with pytest.raises(BrokenPipeError):
+        coalescer.submit([row(1)], listener).result()
+    assert values(coalescer.submit([row(2)])) == [2]
+
+
+def test_a_job_without_rows_does_not_stop_the_others():
+    """The thread fell over it, and every later call waited for ever."""
+    coalescer = Coalescer(Model().run, lambda: 100)
+    coalescer.submit([])
+    assert values(coalescer.submit([row(2)])) == [2]
+
+
+def test_the_listener_hears_of_every_row_once():
+    heard: list[int] = []
+    coalescer = Coalescer(Model().run, lambda: 7)
+    coalescer.submit([row(i, 1 + i % 3) for i in range(20)], heard.extend).result()
+    assert sorted(heard) == list(range(20))
+
+
+def test_an_interrupted_wait_drops_the_rest_of_the_job(monkeypatch):
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 3)
+    model.gate.clear()
+    job = coalescer.submit([row(1) for _ in range(1000)])
+    monkeypatch.setattr(job._future, "result", lambda timeout=None: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        job.result()
+    model.gate.set()
+    assert values(coalescer.submit([row(2)])) == [2]
+    assert len(model.batches) < 10
+
+
+def test_a_call_alone_does_not_wait_for_company():
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 100)
+    values(coalescer.submit([row(0)]))
+    started = time.perf_counter()
+    for i in range(50):
+        values(coalescer.submit([row(i)]))
+    assert time.perf_counter() - started < 50 * 0.02
+
+
+def test_the_thread_lives_on_whatever_the_model_raises():
+    class Odd(Exception):
+        pass
+
+    def run(rows: Sequence[Row]) -> Tensor:
+        raise Odd
+
+    coalescer = Coalescer(run, lambda: 10)
+    for _ in range(3):
+        with pytest.raises(Odd):
+            coalescer.submit([row(1)]).result()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoders import FP32, LONG, encoder_of, oracle_vectors
+from nasty_texts import PLAIN
+
+from echo_core import (
+    ConfigError,
+    EchoConfig,
+    EchoEncoder,
+    EmptyTextError,
+    ModelError,
+    NotFiniteError,
+    shared_encoder,
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_llama: Path) -> EchoEncoder:
+    return encoder_of(tiny_llama, query_template="classical", max_tokens=64)
+
+
+def test_queries_and_documents_are_said_with_their_own_templates(encoder: EchoEncoder, tiny_llama: Path):
+    assert np.abs(encoder.encode_queries(PLAIN) - oracle_vectors(tiny_llama, "classical", PLAIN)).max() <= 1e-5
+    assert np.abs(encoder.encode_queries(PLAIN) - encoder.encode_documents(PLAIN)).max() > 1e-2
+
+
+def test_each_text_gets_its_own_value_of_a_variable(tiny_llama: Path):
+    encoder = encoder_of(tiny_llama, document_template="{context}: {text} and [[{text}]]")
+    contexts = ["a river", "a city", "a river"]
+    together = encoder.encode_documents(["Paris", "Paris", "Paris"], variables={"context": contexts})
+    assert np.abs(together[0] - together[2]).max() <= 1e-6
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+    alone = [encoder.encode_documents(["Paris"], variables={"context": context})[0] for context in contexts]
+    assert np.abs(together - np.stack(alone)).max() <= 1e-5
+
+
+def test_the_configs_instruction_holds_until_the_call_gives_another(tiny_llama: Path):
+    encoder = encoder_of(tiny_llama, query_template="finetuned-query", instruction="Find it")
+    given = encoder.encode_queries(["Paris"], instruction="Find it")
+    assert np.array_equal(encoder.encode_queries(["Paris"]), given)
+    assert np.abs(encoder.encode_queries(["Paris"], instruction="Another") - given).max() > 1e-3
+
+
+def test_a_stream_takes_variables_too(tiny_llama: Path):
+    encoder = encoder_of(tiny_llama, document_template="{context}: {text} [[{text}]]")
+    expected = encoder.encode_documents(PLAIN, variables={"context": "a river"})
+    assert np.abs(np.stack(list(encoder.iter_documents(PLAIN, variables={"context": "a river"}))) - expected).max() <= 1e-5
+
+
+def test_the_tokens_are_explained_with_the_pooled_span_marked(encoder: EchoEncoder):
+    explained = encoder.explain_tokens("Paris </s>\n")
+    before, pooled = explained.split("[[")
+    assert before.startswith("<s>|R|ew|rite| the|")
+    assert pooled.endswith("]]")
+    assert pooled[:-2].replace("|", "") == " Paris </s>\\n"
+    assert "[[" in encoder.explain_tokens("Paris", role="query")
+
+
+def test_a_long_text_is_explained_window_by_window(encoder: EchoEncoder):
+    lines = encoder.explain_tokens(LONG * 2).splitlines()
+    assert len(lines) > 1
+    assert "".join(line.split("[[")[1][:-2] for line in lines).replace("|", "") == " " + LONG * 2
+
+
+@pytest.mark.parametrize("text", ["a|b", "a [[b]] c", "tab\tquote'"])
+def test_explaining_any_text_raises_nothing(encoder: EchoEncoder, text: str):
+    assert encoder.explain_tokens(text)
+
+
+def test_dimension_max_tokens_and_name_are_told(encoder: EchoEncoder, tiny_llama: Path):
+    assert (encoder.dimension, encoder.max_tokens) == (32, 64)
+    assert repr(encoder) == f"EchoEncoder({tiny_llama}, dimension=32, device=cpu, dtype=torch.float32)"
+
+
+def test_a_folder_may_be_given_as_a_path(tiny_llama: Path):
+    assert EchoEncoder(tiny_llama, FP32).config == EchoConfig(str(tiny_llama))
+
+
+def test_a_saved_encoder_loads_in_the_same_state_and_in_plain_transformers(tiny_llama: Path, tmp_path: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    encoder = encoder_of(tiny_llama, layer=-2, pooling="last", document_template="{bos}Say {text} [[{text}]]")
+    encoder.save(tmp_path / "saved")
+    loaded = EchoEncoder.load(tmp_path / "saved", FP32)
+    assert np.abs(loaded.encode_documents(PLAIN) - encoder.encode_documents(PLAIN)).max() <= 1e-6
+    assert loaded.fingerprint == encoder.fingerprint
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").config.num_hidden_layers == 3
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("Paris").input_ids == AutoTokenizer.from_pretrained(tiny_llama)("Paris").input_ids
+    loaded.save(tmp_path / "saved")  # into its own folder
+    assert EchoEncoder.load(tmp_path / "saved", FP32).fingerprint == encoder.fingerprint
+
+
+def test_a_folder_that_save_did_not_write_cannot_be_loaded(tiny_llama: Path):
+    with pytest.raises(ModelError, match=r"as EchoEncoder\.save writes it"):
+        EchoEncoder.load(tiny_llama)
+
+
+def test_an_encoder_survives_pickle_without_its_weights(encoder: EchoEncoder):
+    pickled = pickle.dumps(encoder)
+    assert len(pickled) < 3000
+    copy = pickle.loads(pickled)
+    assert (copy.config, copy.runtime) == (encoder.config, encoder.runtime)
+    assert np.abs(copy.encode_documents(PLAIN) - encoder.encode_documents(PLAIN)).max() <= 1e-6
+
+
+@pytest.mark.parametrize("error", [EmptyTextError(3, "is empty"), NotFiniteError(4, "is not finite"), ConfigError("layer")])
+def test_errors_survive_pickle(error: Exception):
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), getattr(copy, "index", None)) == (type(error), str(error), getattr(error, "index", None))
+
+
+def test_one_config_and_runtime_share_one_encoder(tiny_llama: Path):
+    config = EchoConfig(str(tiny_llama), layer=1)
+    found: list[EchoEncoder] = []
+    threads = [threading.Thread(target=lambda: found.append(shared_encoder(config, FP32))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(encoder) for encoder in found}) == 1
+    assert shared_encoder(EchoConfig(str(tiny_llama), layer=2), FP32) is not found[0]

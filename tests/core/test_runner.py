@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from echo_core.budget import CPU_TOKENS
+from echo_core.config import EchoConfig, Runtime
+from echo_core.errors import ModelError
+from echo_core.runner import Runner
+from echo_core.tokens import Row, Span
+
+ROWS = [Row(np.arange(n) % 300, (Span(i, n // 2, n),)) for i, n in enumerate([30, 28, 25, 25, 9, 4, 2])]
+
+
+@pytest.fixture
+def runner(tiny_llama: Path) -> Runner:
+    return Runner(tiny_llama, EchoConfig(), Runtime(device="cpu", dtype="float32", token_budget=1000))
+
+
+def limit_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch, tokens: int) -> list[int]:
+    """Batches of more tokens fail as on a full GPU; the sizes that were tried."""
+    tried: list[int] = []
+    states = runner.decoder.states
+
+    def limited(batch) -> Tensor:
+        tried.append(batch.ids.numel())
+        if batch.ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return states(batch)
+
+    monkeypatch.setattr(runner.decoder, "states", limited)
+    return tried
+
+
+def test_the_budget_is_the_runtimes_or_the_devices(runner: Runner, tiny_llama: Path):
+    assert runner.budget == 1000
+    assert Runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == CPU_TOKENS
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(runner: Runner, monkeypatch, caplog):
+    expected = runner.run(ROWS)
+    limit_memory(runner, monkeypatch, 60)
+    with caplog.at_level(logging.WARNING, "echo_core"):
+        torch.testing.assert_close(runner.run(ROWS), expected, atol=1e-5, rtol=0)
+    assert runner.budget <= 105
+    assert "out of memory with 210 tokens in a batch; going on with 105" in caplog.text
+
+
+def test_batches_planned_before_the_memory_ran_out_do_not_halve_the_budget_again(runner: Runner, monkeypatch):
+    """The budget halved once for every batch of the old size that was still in line, down to one row at a time."""
+    limit_memory(runner, monkeypatch, 105)
+    for _ in range(6):
+        runner.run(ROWS)
+    assert runner.budget >= 50
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error_with_the_way_out(runner: Runner, monkeypatch):
+    limit_memory(runner, monkeypatch, 20)
+    with pytest.raises(ModelError, match=r"a row of 30 tokens must fit into the memory of cpu; use a smaller max_tokens or dtype"):
+        runner.run(ROWS)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(runner: Runner, monkeypatch):
+    def broken(batch) -> Tensor:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(runner.decoder, "states", broken)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        runner.run(ROWS)

@@ -1,0 +1,83 @@
+"""A config for a tiny random model, and Chroma in its three forms."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chromadb
+import pytest
+from chromadb.config import Settings
+
+from echo_core import EchoConfig, Runtime
+
+QUIET = Settings(anonymized_telemetry=False)
+DOCUMENT = "Rewrite: {text}. Again: [[{text}]]"
+QUERY = "Find: {text}. Again: [[{text}]]"
+
+
+@pytest.fixture(scope="session")
+def other_llama(model_folder):
+    """As wide as tiny_llama, with other weights."""
+    return model_folder("llama", seed=1)
+
+
+@pytest.fixture(scope="session")
+def config(tiny_llama):
+    return EchoConfig(str(tiny_llama), query_template=QUERY, document_template=DOCUMENT, max_tokens=64)
+
+
+@pytest.fixture(scope="session")
+def runtime():
+    return Runtime(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """(host, port) of a real `chroma run`, ended with the session."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("chroma")
+    folder = tmp_path_factory.mktemp("server")
+    command = [program, "run", "--path", folder, "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "ANONYMIZED_TELEMETRY": "False"})
+    try:
+        _wait_for(port, process)
+        yield "127.0.0.1", port
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def _wait_for(port: int, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        assert process.poll() is None, "the Chroma server ended at once"
+        try:
+            chromadb.HttpClient("127.0.0.1", port, settings=QUIET).heartbeat()
+            return
+        except Exception:  # Chroma raises a plain ValueError, httpx its own errors, while the port is closed
+            time.sleep(0.2)
+    raise AssertionError("the Chroma server did not answer within 60 s")
+
+
+@pytest.fixture(params=["ephemeral", "persistent", "server"])
+def client(request, tmp_path):
+    """A client of each kind, without collections."""
+    if request.param == "ephemeral":
+        made = chromadb.EphemeralClient(settings=QUIET)
+    elif request.param == "persistent":
+        made = chromadb.PersistentClient(tmp_path / "store", settings=QUIET)
+    else:
+        made = chromadb.HttpClient(*request.getfixturevalue("server"), settings=QUIET)
+    for collection in made.list_collections():
+        made.delete_collection(collection.name)
+    return made

@@ -1,0 +1,190 @@
+"""Adding documents: store-sized, content-addressed, and safe to kill and to repeat."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+
+import chromadb
+import numpy as np
+import pytest
+
+from echo_chroma import Added, EchoEmbeddingFunction, add_documents, document_id, open_collection
+from echo_core import EchoError, EmbeddingSpaceMismatch, EmptyTextError, Runtime, UnencodableTextError, shared_encoder
+
+
+@pytest.fixture
+def collection(client, config, runtime):
+    return open_collection(client, "texts", config, runtime)
+
+
+def vectors_of(collection):
+    stored = collection.get(include=["documents", "embeddings"])
+    return dict(zip(stored["documents"], stored["embeddings"], strict=True))
+
+
+def test_each_text_is_stored_with_its_document_vector_and_metadata(collection, config, runtime):
+    texts = [f"text number {i}" for i in range(10)]
+    assert add_documents(collection, texts, [{"source": "book", "page": i} for i in range(10)], batch_size=4) == Added(10, 0)
+    expected = shared_encoder(config, runtime).encode_documents(texts)
+    np.testing.assert_allclose([vectors_of(collection)[text] for text in texts], expected, atol=1e-5)
+    assert collection.get(where={"page": 7})["documents"] == ["text number 7"]
+
+
+def test_more_records_than_the_store_takes_at_once_go_in(collection):
+    texts = [f"n{i}" for i in range(6000)]
+    assert add_documents(collection, texts, batch_size=6000) == Added(6000, 0)
+    assert collection.count() == 6000
+
+
+def test_a_store_that_takes_less_than_a_batch_gets_it_in_parts(collection, monkeypatch):
+    """Pins the private client of a collection, the only place that knows how much one call may hold."""
+    monkeypatch.setattr(collection._client, "get_max_batch_size", lambda: 3)
+    sizes = []
+    upsert = collection.upsert
+    monkeypatch.setattr(collection, "upsert", lambda ids, *rest: (sizes.append(len(ids)), upsert(ids, *rest)))
+    add_documents(collection, [f"n{i}" for i in range(8)])
+    assert sizes == [3, 3, 2]
+    assert collection.count() == 8
+
+
+def test_what_is_stored_already_is_neither_embedded_nor_stored_again(collection, monkeypatch):
+    add_documents(collection, ["one", "two"])
+    embedded = []
+    call = EchoEmbeddingFunction.__call__
+    monkeypatch.setattr(EchoEmbeddingFunction, "__call__", lambda self, input: (embedded.extend(input), call(self, input))[1])
+    assert add_documents(collection, ["one", "two", "three"]) == Added(1, 2)
+    assert embedded == ["three"]
+
+
+def test_the_same_text_from_one_source_is_one_record_and_from_two_sources_two(collection):
+    add_documents(collection, ["same", "same", "same"], [{"source": "a"}, {"source": "a"}, {"source": "b"}])
+    assert sorted(m["source"] for m in collection.get()["metadatas"]) == ["a", "b"]
+
+
+def test_ids_do_not_collide_when_text_and_source_shift():
+    assert document_id("a", "b c") != document_id("a b", "c")
+    assert document_id("a") != document_id("a", "")
+    assert document_id("a", "b") == document_id("a", "b")
+
+
+def test_a_given_id_whose_text_has_changed_is_stored_anew(collection):
+    add_documents(collection, ["old", "kept"], ids=["1", "2"])
+    assert add_documents(collection, ["new", "kept"], ids=["1", "2"]) == Added(1, 1)
+    assert sorted(collection.get()["documents"]) == ["kept", "new"]
+
+
+def test_a_stream_of_texts_works_and_an_empty_one_adds_nothing(collection):
+    assert add_documents(collection, (f"n{i}" for i in range(5)), ({"i": i} for i in range(5)), batch_size=2) == Added(5, 0)
+    assert add_documents(collection, []) == Added(0, 0)
+
+
+def test_empty_metadata_is_stored_as_none(collection):
+    add_documents(collection, ["one", "two"], [{}, None])
+    assert collection.get()["metadatas"] == [None, None]
+
+
+def test_a_bad_text_is_named_by_the_callers_index_and_earlier_batches_are_kept(collection):
+    texts = ["one", "two", "three", "four", " ", "six"]
+    add_documents(collection, ["four"])
+    with pytest.raises(EmptyTextError, match="text 4 "):
+        add_documents(collection, texts, batch_size=3)
+    assert collection.count() == 4
+    with pytest.raises(TypeError, match="text 1 "):
+        add_documents(collection, ["one", None])
+    with pytest.raises(UnencodableTextError, match="text 1 "):
+        add_documents(collection, ["one", "\ud800"])
+
+
+def test_wrong_arguments_are_refused(collection):
+    with pytest.raises(TypeError, match="put it in a list"):
+        add_documents(collection, "one")
+    with pytest.raises(ValueError, match="metadatas must be as many as texts, 2, got 1"):
+        add_documents(collection, ["one", "two"], [{"a": 1}])
+    with pytest.raises(ValueError, match="shorter"):
+        add_documents(collection, iter(["one", "two"]), iter([{"a": 1}]))
+    with pytest.raises(ValueError, match="batch_size"):
+        add_documents(collection, ["one"], batch_size=0)
+    assert collection.count() == 0
+
+
+def test_a_collection_of_another_function_is_refused(client):
+    with pytest.raises(EchoError, match="open_collection"):
+        add_documents(client.create_collection("other", embedding_function=None), ["one"])
+
+
+def test_chroma_hands_over_another_model_in_silence_and_adding_refuses_it(client, collection, config):
+    """On reopening, Chroma compares only the function's name."""
+    wrong = client.get_collection("texts", embedding_function=EchoEmbeddingFunction(dataclasses.replace(config, layer=1)))
+    with pytest.raises(EmbeddingSpaceMismatch, match="layer"):
+        add_documents(wrong, ["one"])
+
+
+def test_a_collection_opened_by_chromas_own_means_embeds_with_its_stored_function(client, collection):
+    assert add_documents(client.get_collection("texts"), ["one"]) == Added(1, 0)
+    assert add_documents(collection, ["one"]) == Added(0, 1)
+
+
+def test_the_function_that_the_collection_was_opened_with_keeps_its_runtime(collection, runtime):
+    """Pins the private attribute that holds it: the function rebuilt from the store would load the weights a second time."""
+    assert collection._embedding_function.runtime == runtime
+
+
+def test_one_bar_covers_the_whole_job(client, config, monkeypatch):
+    import echo_core.progress
+
+    bars = []
+    tqdm = echo_core.progress.tqdm
+    monkeypatch.setattr(echo_core.progress, "tqdm", lambda **options: (bars.append((options["disable"], tqdm(**options))), bars[-1][1])[1])
+    collection = open_collection(client, "texts", config, Runtime("cpu", "float32", progress=True))
+    add_documents(collection, ["n3"])
+    bars.clear()
+    add_documents(collection, [f"n{i}" for i in range(10)], batch_size=4)
+    shown = [bar for disabled, bar in bars if not disabled]
+    assert [(bar.total, bar.n) for bar in shown] == [(10, 10)]
+
+
+KILLED = """
+import sys, chromadb
+from echo_chroma import add_documents, open_collection
+from echo_core import EchoConfig, Runtime
+client = chromadb.PersistentClient(sys.argv[1])
+config = EchoConfig(sys.argv[2], max_tokens=64)
+print("open", flush=True)
+texts = (f"text number {i}" for i in range(1000))
+print(add_documents(open_collection(client, "texts", config, Runtime("cpu", "float32")), texts, batch_size=20))
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_a_killed_run_loses_nothing_that_was_stored_and_doubles_nothing(delay, tmp_path, tiny_llama, config, runtime):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "store"), str(tiny_llama)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    _wait_for_records(tmp_path / "store")
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL, "the run was over before it could be killed"
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    client = chromadb.PersistentClient(tmp_path / "store")
+    stored = client.get_collection("texts").get(include=["documents", "embeddings"])
+    assert sorted(stored["documents"]) == sorted(f"text number {i}" for i in range(1000))
+    assert np.isfinite(stored["embeddings"]).all()
+    assert "added=0" not in result.stdout
+    assert "skipped=0" not in result.stdout
+
+
+def _wait_for_records(folder):
+    import sqlite3
+
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            with sqlite3.connect(f"file:{folder / 'chroma.sqlite3'}?mode=ro", uri=True, timeout=5) as store:
+                if store.execute("select count(*) from embeddings_queue").fetchone()[0]:
+                    return
+        except sqlite3.OperationalError:
+            pass  # not made yet
+        time.sleep(0.05)
+    raise AssertionError("the run stored nothing within 120 s")

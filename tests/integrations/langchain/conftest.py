@@ -1,0 +1,15 @@
+"""EchoEmbeddings over a tiny model, with templates that give a query and a document of the same text different vectors."""
+
+import pytest
+
+from langchain_echo import EchoEmbeddings
+
+
+@pytest.fixture(scope="session")
+def options(tiny_llama):
+    return {"model": str(tiny_llama), "query_template": "classical", "device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture
+def embeddings(options):
+    return EchoEmbeddings(**options)

@@ -1,0 +1,15 @@
+"""EchoEmbedding over a tiny model, with templates that give a query and a document of the same text different vectors."""
+
+import pytest
+
+from llama_index.embeddings.echo import EchoEmbedding
+
+
+@pytest.fixture(scope="session")
+def options(tiny_llama):
+    return {"model_name": str(tiny_llama), "query_template": "classical", "device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture
+def embed_model(options):
+    return EchoEmbedding(**options)
