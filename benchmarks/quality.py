@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import quality_report
+from quality_configurations import BASELINES, CONFIGURATIONS, RANDOM
 from quality_data import EvaluationSet, LabelledSet, PairSet, RetrievalSet, TripletSet, find_sets, limited
 from quality_mteb import load_task
 from quality_scores import Score, score_classifier, score_pairs, score_rankings, score_triplets
-from quality_systems import BASELINES, CONFIGURATIONS, RANDOM, Laboratory, System, Trained, Words, random_model
+from quality_systems import Laboratory, System, Trained, Words, random_model
 from quality_tune import tune_sets
 
 from echo_core import EchoConfig, EchoEncoder, Runtime, space_of
 
+TRAINED = "sentence-transformers/all-MiniLM-L6-v2"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,8 +50,10 @@ def score(system: System, data: EvaluationSet) -> list[Score]:
 def measure(sets: Sequence[EvaluationSet], base: EchoConfig, names: Sequence[str], trained: str | None, runtime: Runtime) -> Iterator[dict[str, Any]]:
     """One record for each system, set and metric, as soon as it is known."""
     yardsticks: dict[str, System] = {"words (BM25, TF-IDF)": Words()}
-    if trained:
-        yardsticks[f"trained ({Path(trained).name})"] = Trained(trained)
+    try:
+        yardsticks |= {f"trained ({Path(trained).name})": Trained(trained)} if trained else {}
+    except OSError as error:  # neither here nor to be had from the Hub
+        print(f"without the trained encoder {trained}: {error}")
     for name, system in yardsticks.items():
         for data in sets:
             yield from _records(name, data, system, time.perf_counter())
@@ -95,7 +99,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", help="a name on the Hub or a folder; default: the embedded model")
     parser.add_argument("--configurations", nargs="*", help=f"of: {'; '.join(CONFIGURATIONS)}; default: all")
     parser.add_argument("--baselines", action="store_true", help="only echo, classical, PromptEOL and the controls")
-    parser.add_argument("--trained", help="a sentence-transformers model to stand beside, name or folder")
+    parser.add_argument("--trained", default=TRAINED, help=f"the sentence-transformers model to stand beside; '' for none; default {TRAINED}")
     parser.add_argument("--tune", type=float, metavar="SECONDS", help="instead of a list of configurations: let echo_core.tune choose, on each set")
     parser.add_argument("--limit", type=int, help="at most so many pairs, queries or texts of a set (retrieval gets easier: fewer documents)")
     parser.add_argument("--device", default="auto")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from quality_configurations import CONFIGURATIONS, FIT, LATE
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
@@ -20,53 +21,8 @@ from echo_core.checkpoint import find_checkpoint
 from echo_core.head import filter_basis
 from echo_core.vectors import finish, mean_direction
 
-FIRST_SAYING = "Rewrite the following paragraph: [[{text}]]. The rewritten paragraph: {text}"
-LATE, ALONE = "late", "alone"  # as values of "chunks", see Chunked
 CHUNK_WORDS = 80
 FITTED_ON = 300  # texts of a set's sample
-RANDOM = "random weights"  # this name's configuration runs on the same architecture, untrained
-
-FIT = "fit"  # as a value of "centre": fitted on the set's sample
-
-_CLASSICAL = {"query_template": "classical", "document_template": "classical"}
-_PROMPTEOL = {"query_template": "prompteol", "document_template": "prompteol", "pooling": "last"}
-_FIRST = {"query_template": FIRST_SAYING, "document_template": FIRST_SAYING}
-_PREPENDING = {"query_template": "prepending", "document_template": "prepending", "pooling": "last", "prepend_layers": 2}
-_ECHO_PREPENDING = {"query_template": "echo-prepending", "document_template": "echo-prepending", "prepend_layers": 2}
-
-# Name → fields of EchoConfig that differ from the model's own. Neighbours that differ in filter and centre alone share a pass of the model.
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "echo mean": {},
-    "echo, filter 2": {"filter": 2},
-    "echo, filter 4": {"filter": 4},
-    "echo, mean direction out": {"centre": FIT},
-    "echo, mean direction out, filter 2": {"centre": FIT, "filter": 2},
-    "classical mean": _CLASSICAL,
-    "classical, mean direction out": {**_CLASSICAL, "centre": FIT},
-    "classical, filter 2": {**_CLASSICAL, "filter": 2},
-    "echo last": {"pooling": "last"},
-    "classical last": {**_CLASSICAL, "pooling": "last"},
-    "PromptEOL": _PROMPTEOL,
-    "PromptEOL, filter 2": {**_PROMPTEOL, "filter": 2},
-    "PromptEOL, example": {**_PROMPTEOL, "query_template": "prompteol-example", "document_template": "prompteol-example"},
-    "PromptEOL, Token Prepending": _PREPENDING,
-    "echo, Token Prepending": _ECHO_PREPENDING,
-    "echo, layer -2": {"layer": -2},
-    "echo, layer -2, mean direction out": {"layer": -2, "centre": FIT},
-    "echo, layers -2 and -1": {"layer": (-2, -1)},
-    "echo, three sayings": {"query_template": "echo-thrice", "document_template": "echo-thrice"},
-    "echo, truncated at 256": {"overflow": "truncate"},
-    "echo, windows of 128": {"max_tokens": 128},
-    "echo, one window of 450": {"max_tokens": 450},
-    "echo, chunks said alone": {"chunks": ALONE},
-    "echo, late chunks": {"chunks": LATE},
-    "control: first saying": _FIRST,
-    f"control: first saying, {RANDOM}": _FIRST,
-    f"control: echo mean, {RANDOM}": {},
-}
-
-LONG = ("echo mean", "echo, truncated at 256", "echo, windows of 128", "echo, one window of 450", "echo, chunks said alone", "echo, late chunks")
-BASELINES = ("echo mean", "classical mean", "echo last", "classical last", "PromptEOL", *(n for n in CONFIGURATIONS if n.startswith("control")))
 
 
 class System(Protocol):

@@ -34,7 +34,7 @@ class Case:
 
 
 CASES = [Case("chunks", 10), Case("chunks", 64), Case("chunks", 1000), Case("queries", 256), Case("mixture", 64), Case("long", 4)]
-QUICK_CASES = [Case("chunks", 10), Case("chunks", 32), Case("queries", 128)]
+QUICK_CASES = [Case("chunks", 10), Case("queries", 64)]
 
 
 @dataclass(frozen=True)

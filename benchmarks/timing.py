@@ -32,10 +32,11 @@ def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[
     """Each system's timing: all once unmeasured, then in turns, every second round backwards."""
     for run in systems.values():
         run()
+    gc.collect()
+    gc.freeze()  # what is loaded is not searched again in the middle of a run
     seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in systems}
     for turn in range(repeats):
         for name in list(systems)[:: 1 if turn % 2 == 0 else -1]:
-            gc.collect()
             wall, cpu = time.perf_counter(), time.process_time()
             systems[name]()
             seconds[name][0].append(time.perf_counter() - wall)

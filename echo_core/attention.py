@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from echo_core.cpu_attention import attend_causal
+from echo_core.cpu_attention import attend_causal, attend_packed
 from echo_core.errors import ModelError
 
 ROWS = "echo_rows"  # the name under which transformers knows the function
@@ -88,8 +87,9 @@ def attend_rows(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
         return attend_causal(query, key, value, scale, window).transpose(1, 2), None
-    attend = _attend_varlen if query.is_cuda else _attend_row_by_row
-    return attend(query, key, value, cu_seq_lens_q, longest, scale, window), None
+    if query.is_cuda:
+        return _attend_varlen(query, key, value, cu_seq_lens_q, longest, scale, window), None
+    return attend_packed(query, key, value, tuple(cu_seq_lens_q.tolist()), scale, window), None
 
 
 def varlen_available() -> bool:
@@ -110,13 +110,6 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, lo
     grouped = key.shape[1] != query.shape[1]
     attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=reach, enable_gqa=grouped)
     return cast(Tensor, attended)[None]
-
-
-def _attend_row_by_row(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
-    """(1, H, N, d) → (1, N, H, d)."""
-    parts = [slice(*bounds) for bounds in pairwise(starts.tolist())]
-    rows = [attend_causal(query[:, :, part], key[:, :, part], value[:, :, part], scale, window) for part in parts]
-    return torch.cat(rows, dim=2).transpose(1, 2)
 
 
 def _refuse(module: nn.Module, mask: Tensor | None, dropout: float, window: int | None, others: dict[str, Any]) -> None:

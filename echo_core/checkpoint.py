@@ -54,7 +54,8 @@ def weights_identity(folder: Path) -> str:
     digest.update(json.dumps(_tokenizer_settings(folder), sort_keys=True).encode())
     for vocabulary in (folder / name for name in _VOCABULARIES):
         digest.update(vocabulary.read_bytes() if vocabulary.is_file() else b"")
-    for name, path, place in sorted((name, path, place) for path in weight_files(folder) for name, place in _tensor_places(path)):
+    tensors = sorted((name, path, place) for path in weight_files(folder) for name, place in _tensor_places(path))
+    for name, path, place in tensors:
         _hash_tensor(name, path, *place, digest)
     return digest.hexdigest()[:16]
 

@@ -7,12 +7,20 @@ and the heads that share keys are one larger product. Measured on a Zen 4 core i
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 BLOCK = {torch.bfloat16: 64, torch.float32: 32}  # queries; measured best
 SHORT = {torch.bfloat16: 0, torch.float32: 256}  # rows below are quicker in SDPA
+
+ALONE = 128  # tokens; a longer row is work enough for one product
+STEP = 16  # shorter rows share a product with those that round up to the same multiple
 
 
 def attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
@@ -34,6 +42,51 @@ def attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, windo
     mask = None if window is None or window >= length else _may_see(0, length, 0, window, query.device)
     grouped = key.shape[1] != query.shape[1]
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped)
+
+
+def attend_packed(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, ...], scale: float, window: int | None) -> Tensor:
+    """The same for rows laid end to end, which start at ``bounds`` (the last is N): (1, H, N, d) → (1, N, H, d).
+
+    Rows of about the same length are padded to each other for this step only; long rows go alone.
+    """
+    groups, back = _group_rows(bounds, torch.is_inference_mode_enabled())
+    flat = [heads[0].transpose(0, 1) for heads in (query, key, value)]  # (N, heads, d)
+    done = []
+    for group in groups:
+        rows = [heads.index_select(0, group.tokens).view(group.rows, group.width, *heads.shape[1:]).transpose(1, 2) for heads in flat]
+        done.append(attend_causal(*rows, scale=scale, window=window).transpose(1, 2).flatten(0, 1))
+    return torch.cat(done).index_select(0, back)[None]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that are padded to one width: which of the N tokens stands at each of its rows × width places, a row's last repeated as padding."""
+
+    rows: int
+    width: int
+    tokens: Tensor
+
+
+@lru_cache(maxsize=16)  # every layer of a pass asks for the same rows
+def _group_rows(bounds: tuple[int, ...], inference: bool) -> tuple[list[_Group], Tensor]:
+    """The groups, and for each of the N tokens its place in their outputs, one behind the other; ``inference`` keeps tensors of both modes apart."""
+    together: dict[int, list[int]] = defaultdict(list)
+    for row, (start, end) in enumerate(pairwise(bounds)):
+        length = end - start
+        together[-row - 1 if length > ALONE else -(-length // STEP)].append(row)
+    groups: list[_Group] = []
+    back = torch.empty(bounds[-1], dtype=torch.long)
+    place = 0
+    for rows in together.values():
+        width = max(bounds[row + 1] - bounds[row] for row in rows)
+        tokens = torch.empty(len(rows), width, dtype=torch.long)
+        for line, row in zip(tokens, rows, strict=True):
+            start, end = bounds[row], bounds[row + 1]
+            torch.arange(start, start + width, out=line).clamp_(max=end - 1)
+            back[start:end] = torch.arange(place, place + end - start)
+            place += width
+        groups.append(_Group(len(rows), width, tokens.flatten()))
+    return groups, back
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:

@@ -49,6 +49,7 @@ class EchoEncoder:
         self.config = model if isinstance(model, EchoConfig) else EchoConfig(os.fspath(model) if model is not None else None)
         self.runtime = runtime or Runtime()
         self._folder = find_checkpoint(self.config)
+        self._weights = weights_identity(self._folder)  # now: the files may be written over while the loaded weights live on
         self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
         self._runner = Runner(self._folder, self.config, self.runtime)
         basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code)
@@ -159,10 +160,10 @@ class EchoEncoder:
         """Tokens of a text that are said in one piece."""
         return self.config.max_tokens
 
-    @cached_property
+    @property
     def space(self) -> dict[str, Any]:
         """What must be equal for two vectors to be compared; ``space_metadata`` makes strings for a store of it."""
-        return describe_space(self.config, weights_identity(self._folder))
+        return describe_space(self.config, self._weights)
 
     @property
     def fingerprint(self) -> str:
@@ -215,7 +216,7 @@ class EchoEncoder:
     def _finishing(self, config: EchoConfig) -> EchoEncoder:
         """An encoder on the same weights with a config that differs only in what is done to pooled states."""
         other = object.__new__(EchoEncoder)  # copy.copy would load the weights again, as unpickling does
-        other.__dict__.update({key: value for key, value in self.__dict__.items() if key != "space"}, config=config)
+        other.__dict__.update(self.__dict__, config=config)
         other._pipelines = {role: dataclasses.replace(p, config=config, dimension=other.dimension) for role, p in self._pipelines.items()}
         return other
 

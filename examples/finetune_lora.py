@@ -58,7 +58,7 @@ def train(model: EchoSentenceTransformer, pairs: list[dict[str, str]], steps: in
         arguments = SentenceTransformerTrainingArguments(
             folder,
             max_steps=steps,
-            per_device_train_batch_size=24,
+            per_device_train_batch_size=16,
             learning_rate=5e-4,
             warmup_steps=3,
             router_mapping={"query": "query", "passage": "document"},  # each column said with its own template
@@ -85,7 +85,7 @@ def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Fine-tune a causal model into an embedder with LoRA.")
     parser.add_argument("--model", help="causal model, by name or folder; default: the embedded one")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--output", default=tempfile.gettempdir() + "/echo-helpdesk", help="folder for the merged model (default: %(default)s)")
     return parser.parse_args()
 

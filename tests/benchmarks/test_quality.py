@@ -11,10 +11,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import quality  # noqa: E402
 import quality_report  # noqa: E402
+from quality_configurations import CONFIGURATIONS, LATE  # noqa: E402
 from quality_data import LabelledSet, PairSet, RetrievalSet, TripletSet, find_sets, limited, long_pieces  # noqa: E402
 from quality_mteb import read_task  # noqa: E402
 from quality_scores import ndcg, score_classifier, score_pairs, score_rankings, score_triplets  # noqa: E402
-from quality_systems import CONFIGURATIONS, LATE, Laboratory, Words, chunk_ranges, random_model  # noqa: E402
+from quality_systems import Laboratory, Words, chunk_ranges, random_model  # noqa: E402
 
 from echo_core import EchoConfig, EchoEncoder, Runtime  # noqa: E402
 
@@ -174,7 +175,9 @@ def test_the_random_control_has_the_same_shape_and_other_weights(tiny_llama):
 def test_the_command_writes_json_a_plot_and_a_table_of_the_json_alone(tiny_llama, data_folder, tmp_path, capsys):
     out = tmp_path / "results" / "quality.json"
     names = ["echo mean", "control: first saying"]
-    quality.main(["--data", str(data_folder), "--model", str(tiny_llama), "--configurations", *names, "--out", str(out), "--limit", "5"])
+    quality.main(
+        ["--data", str(data_folder), "--model", str(tiny_llama), "--configurations", *names, "--out", str(out), "--limit", "5", "--trained", ""]
+    )
     run = json.loads(out.read_text())
     assert {record["system"] for record in run["results"]} == {"words (BM25, TF-IDF)", *names}
     assert str(tmp_path) not in out.read_text()
@@ -194,6 +197,12 @@ def test_the_table_has_a_line_a_system_and_the_best_configuration_in_bold():
     table = quality_report.table({**run, "configurations": {"echo": {}, "classical": {}, "control: x": {}}})
     assert "| echo | **70.0 ± 1.0** |" in table
     assert table.count("**") == 2
+
+
+def test_a_trained_encoder_that_cannot_be_had_is_left_out_and_said_so(tiny_llama, capsys):
+    records = list(quality.measure([], EchoConfig(str(tiny_llama)), [], "no/such-encoder", SLOW))
+    assert records == []
+    assert "without the trained encoder no/such-encoder" in capsys.readouterr().out
 
 
 def test_tuning_writes_every_trial_and_a_table_of_the_chosen(tiny_llama, tmp_path, monkeypatch, capsys):

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
+import echo_core.coalesce
 import numpy as np
 import pytest
 import torch
@@ -170,3 +172,17 @@ def test_the_thread_lives_on_whatever_the_model_raises():
     for _ in range(3):
         with pytest.raises(Odd):
             coalescer.submit([row(1)]).result()
+
+
+def test_the_thread_ends_after_a_while_without_work_and_keeps_nothing_alive(monkeypatch):
+    monkeypatch.setattr(echo_core.coalesce, "IDLE", 0.01)
+    coalescer = Coalescer(Model().run, lambda: 10)
+    for _ in range(3):
+        values(coalescer.submit([row(1)]))
+        time.sleep(0.05)
+    gone = weakref.ref(coalescer)
+    del coalescer
+    until = time.perf_counter() + 5
+    while gone() is not None and time.perf_counter() < until:
+        time.sleep(0.01)
+    assert gone() is None

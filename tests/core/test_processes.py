@@ -22,12 +22,13 @@ from echo_core import EchoEncoder
 
 PROMPT = 12  # seconds, on a busy machine; the work that is interrupted would take a minute
 BEGIN = """
-import asyncio, sys, threading, time
+import asyncio, gc, sys, threading, time
 import torch
 torch.set_num_threads(1)
 from echo_core import EchoConfig, EchoEncoder, Runtime
 encoder = EchoEncoder(EchoConfig(sys.argv[1], max_tokens=64), Runtime(device="cpu", dtype="float32"))
 texts = [f"{i} The river froze twice last winter, and nobody knew why." for i in range(200_000)]
+gc.collect(), gc.freeze()  # an interrupt inside of some object's __del__ would be lost: Python's own affair
 print("ready", flush=True)
 """
 

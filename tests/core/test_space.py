@@ -172,3 +172,13 @@ def test_the_space_of_a_config_is_known_without_torch(tiny_llama: Path):
     )
     printed = subprocess.run([sys.executable, "-c", code, str(tiny_llama)], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == space_of(EchoConfig(str(tiny_llama)))["weights"]
+
+
+def test_fingerprint_is_that_of_the_loaded_weights_when_the_folder_is_written_over(tiny_llama, tmp_path):
+    """The fingerprint was computed when first asked for, from files that could have changed since the weights were loaded."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    encoder = EchoEncoder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 123.0}))
+    assert encoder.fingerprint == EchoEncoder(tiny_llama).fingerprint != EchoEncoder(folder).fingerprint

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,15 +123,28 @@ def test_the_card_tells_a_stranger_what_to_install_and_how_to_load(saved: Path, 
     assert QUERY in card
 
 
-def test_a_pushed_models_card_names_its_repository(model: EchoSentenceTransformer, tmp_path: Path) -> None:
-    """push_to_hub sets the card's model id, then saves."""
+def test_what_is_pushed_says_how_to_load_it_from_its_repository(model: EchoSentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, str] = {}
+
+    class Hub:
+        def __init__(self, **_: object) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, folder_path: str, commit_description: str | None = None, **_: object) -> SimpleNamespace:
+            pushed.update({path.name: path.read_text() for path in Path(folder_path).glob("*.[mj][ds]*")}, description=commit_description or "")
+            return SimpleNamespace(commit_url="", pr_url="")
+
+    monkeypatch.setattr("sentence_transformers.base.model.HfApi", Hub)
     before = model.model_card_data.model_id
-    model.model_card_data.set_model_id("someone/echo-model")
     try:
-        model.save_pretrained(str(tmp_path))
+        model.push_to_hub("someone/echo-model", replace_model_card=True, create_pr=True)
     finally:
         model.model_card_data.model_id = before
-    assert (tmp_path / "README.md").read_text().count('EchoSentenceTransformer("someone/echo-model")') == 2
+    assert pushed["README.md"].count('EchoSentenceTransformer("someone/echo-model")') == 2
+    assert "from echo_sentence_transformers import EchoSentenceTransformer" in pushed["description"]
+    assert {"modules.json", "echo_config.json", "config.json"} <= set(pushed)
 
 
 def test_a_missing_extra_names_its_install() -> None:
