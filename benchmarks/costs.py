@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from shapes import Shape
 
-from echo_core.batches import BatchSize, plan_batches
+from echo_core.batches import plan_batches
+from echo_core.runner import Runner
+from echo_core.tokens import Row
 
 
 def forward_flops(shape: Shape, lengths: Sequence[int]) -> float:
@@ -26,7 +28,7 @@ def padding_sorted(lengths: Sequence[int], rows: int) -> float:
     return padding_in_order(sorted(lengths, reverse=True), rows)
 
 
-def padding_in_budget(lengths: Sequence[int], budget: int, packed: bool) -> float:
-    """The same, in the batches that our encoder makes."""
-    batches = plan_batches(lengths, budget, packed)
-    return sum(BatchSize(packed).with_rows([lengths[i] for i in batch]).tokens for batch in batches) / sum(lengths) - 1
+def tokens_laid_out(runner: Runner, rows: Sequence[Row]) -> int:
+    """Tokens that our encoder runs for these rows, padding included, what a batch's rows share counted once."""
+    batches = plan_batches([len(row.ids) for row in rows], runner.budget, runner.packed)
+    return sum(runner._lay_out([rows[i] for i in batch]).ids.numel() for batch in batches)

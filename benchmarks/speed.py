@@ -20,7 +20,7 @@ from latency import concurrent_callers, single_query, start_up
 from machine import describe_machine, matmul_peak
 from shapes import SHAPES, make_checkpoint
 from speed_report import print_case, print_latency
-from throughput import CASES, QUICK_CASES, ST_ROWS, Setting, build_systems, echo_encoder, measure_case
+from throughput import CASES, QUICK_CASES, ST_ROWS, Case, Setting, build_systems, echo_encoder, measure_case
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("throughput", "latency", "startup", "growth", "length")
@@ -41,9 +41,12 @@ def main() -> None:
                 setting = Setting(name, folder, options.device, dtype, options.compile, options.repeats, peak)
                 report.setdefault("matmul_peak", {})[dtype] = peak
                 _measure(setting, options, report)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written: {options.out}")
+
+
+def _write(report: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, Any]) -> None:
@@ -51,9 +54,10 @@ def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, An
     if "throughput" in options.parts:
         systems = build_systems(setting, (4, 32) if options.quick else ST_ROWS)
         encoder = echo_encoder(setting)
-        for case in (case for case in (QUICK_CASES if options.quick else CASES) if case.workload in options.workloads):
+        for case in _cases(options):
             report["throughput"].append(measure_case(setting, case, systems, encoder))
             print_case(report["throughput"][-1])
+            _write(report, options.out)  # a long run that is ended early has not been for nothing
     if "latency" in options.parts:
         encoder = echo_encoder(setting)
         figures = {"single": single_query(encoder, 40 if options.quick else 200)}
@@ -66,6 +70,12 @@ def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, An
         report.setdefault("growth", {})[key] = corpus_growth(setting, options.texts)
     if "length" in options.parts:
         report.setdefault("length", {})[key] = length_growth(setting, 8, options.repeats)
+    _write(report, options.out)
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    cases = QUICK_CASES if options.quick else CASES
+    return [case for case in cases if case.workload in options.workloads and case.texts <= options.largest]
 
 
 def _options() -> argparse.Namespace:
@@ -74,6 +84,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=["default"])
     parser.add_argument("--workloads", nargs="+", default=["chunks", "queries", "mixture", "long"])
+    parser.add_argument("--largest", type=int, default=1000, help="texts of the largest call")
     parser.add_argument("--parts", nargs="+", choices=PARTS)
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=["bfloat16", "float32", "float16"])
     parser.add_argument("--repeats", type=int)

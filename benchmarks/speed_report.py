@@ -13,7 +13,8 @@ def print_case(case: dict[str, Any]) -> None:
     for name, figures in case["systems"].items():
         ratio = case["ratios"].get(name)
         compared = f"{ratio['wall']:.2f}× / {ratio['cpu']:.2f}×" if ratio else ""
-        print(f"  {name:36}{figures['texts_per_s']:>10.1f}{figures['tokens_per_s']:>12,.0f}{figures['part_of_limit']:>10.1%}   {compared}")
+        of_echo = f"{figures['tokens_per_s']:>12,.0f}{figures['part_of_limit']:>10.1%}" if "tokens_per_s" in figures else " " * 22
+        print(f"  {name:36}{figures['texts_per_s']:>10.1f}{of_echo}   {compared}")
     best = case["ratios"]["sentence-transformers, best"]
     print(f"  {'sentence-transformers, its best':68}   {best['wall']:.2f}× / {best['cpu']:.2f}×")
 

@@ -18,6 +18,7 @@ from echo_core.cpu_attention import attend_causal, attend_packed
 from echo_core.errors import ModelError
 
 ROWS = "echo_rows"  # the name under which transformers knows the function
+ROWS_UNCOMPILED = "echo_rows_uncompiled"  # the same, left out of a compiled layer: its loops over blocks and rows would be compiled for each length
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
 
@@ -28,17 +29,26 @@ def register_attention() -> None:
     AttentionInterface.register(ROWS, attend_rows)
 
 
-def layout_arguments(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
+def register_uncompiled() -> None:
+    """The same under ROWS_UNCOMPILED."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ROWS_UNCOMPILED, torch.compiler.disable(attend_rows))  # type: ignore[no-untyped-call]
+
+
+def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int = 0) -> dict[str, Any]:
     """What a model needs besides its ids (1, N) to take rows of these lengths as laid end to end: positions from 0 in each row, and where rows start.
 
-    The names are those that transformers gives its own unpadded attention.
+    The names are those that transformers gives its own unpadded attention. With ``shared`` tokens before all rows, these are the first row of the
+    layout, and a row's keys are more than its queries by so many.
     """
-    counts = torch.tensor(lengths)
+    counts = torch.tensor([shared, *lengths] if shared else lengths)
     ends = counts.cumsum(0)
     positions = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts, counts)
+    positions[shared:] += shared
     starts = to_device(torch.cat([torch.zeros(1, dtype=torch.int32), ends.to(torch.int32)]), device)
     longest = max(lengths)
-    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
+    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest + shared}
     return {"position_ids": to_device(positions[None], device), **named}
 
 
@@ -58,6 +68,7 @@ def attend_rows(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of each token to those before it in its own row.
@@ -73,6 +84,7 @@ def attend_rows(
         sliding_window: tokens that a token sees, itself included; None: all before it.
         cu_seq_lens_q: (rows + 1,) int32, where rows laid end to end start, and N; None: rows are padded.
         max_length_q: tokens of the longest row laid end to end.
+        max_length_k: the same with the tokens that stand before all rows, of which the layout's first row consists.
         others: what transformers passes besides.
 
     Returns:
@@ -82,14 +94,15 @@ def attend_rows(
         ModelError: something is asked for that this function cannot compute.
     """
     _refuse(module, attention_mask, dropout, sliding_window, others)
-    longest = query.shape[2] if max_length_q is None else max_length_q
+    longest = query.shape[2] if max_length_k is None else max_length_k
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
         return attend_causal(query, key, value, scale, window).transpose(1, 2), None
     if query.is_cuda:
         return _attend_varlen(query, key, value, cu_seq_lens_q, longest, scale, window), None
-    return attend_packed(query, key, value, tuple(cu_seq_lens_q.tolist()), scale, window), None
+    shared = longest - (max_length_q or longest)
+    return attend_packed(query, key, value, tuple(cu_seq_lens_q.tolist()), shared, scale, window), None
 
 
 def varlen_available() -> bool:

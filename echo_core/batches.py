@@ -27,6 +27,7 @@ class Batch:
     spans: tuple[tuple[int, int], ...]  # (start, end) of each span to pool
     slots: tuple[tuple[int, int], ...] = ()  # (slot, last position of its row), see prepending.py
     lengths: tuple[int, ...] | None = None  # of rows laid end to end in one row of ids; None: each row of ids is a row, padded
+    shared: int = 0  # so many tokens at the beginning of the one row of ids stand before each of the rows behind them
 
 
 def plan_batches(lengths: Sequence[int], budget: int, packed: bool = False) -> list[list[int]]:
@@ -76,13 +77,22 @@ def pad_rows(rows: Sequence[Row]) -> Batch:
     return Batch(torch.from_numpy(ids), tuple(spans), place_slots(rows, [i * width for i in range(len(rows))]))
 
 
-def pack_rows(rows: Sequence[Row]) -> Batch:
-    """Rows end to end in one row of ids (1, N), without padding."""
-    lengths = [len(row.ids) for row in rows]
-    starts = [0, *accumulate(lengths[:-1])]
-    ids = torch.from_numpy(np.concatenate([row.ids for row in rows]))[None]
+def pack_rows(rows: Sequence[Row], shared: int = 0) -> Batch:
+    """Rows end to end in one row of ids (1, N), without padding; their first ``shared`` tokens, the same in all, only once, before them."""
+    lengths = [len(row.ids) - shared for row in rows]
+    starts = [0, *accumulate(lengths[:-1])]  # where a row's first token would stand, had it all of them
+    ids = np.concatenate([rows[0].ids[:shared], *(row.ids[shared:] for row in rows)])
     spans = ((start + span.start, start + span.end) for start, row in zip(starts, rows, strict=True) for span in row.spans)
-    return Batch(ids, tuple(spans), place_slots(rows, starts), tuple(lengths))
+    return Batch(torch.from_numpy(ids)[None], tuple(spans), place_slots(rows, starts), tuple(lengths), shared)
+
+
+def shared_tokens(rows: Sequence[Row]) -> int:
+    """How many tokens all rows begin with, before any span: under causal attention their states are the same. 0 for one row, or with slots."""
+    if len(rows) == 1 or any(row.slots for row in rows):
+        return 0
+    most = min(min(len(row.ids) - 1, *(span.start for span in row.spans)) for row in rows)
+    same = np.logical_and.reduce([row.ids[:most] == rows[0].ids[:most] for row in rows[1:]])
+    return int(most if same.all() else same.argmin())
 
 
 def place_slots(rows: Sequence[Row], starts: Sequence[int]) -> tuple[tuple[int, int], ...]:

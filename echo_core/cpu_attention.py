@@ -44,17 +44,18 @@ def attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, windo
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped)
 
 
-def attend_packed(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, ...], scale: float, window: int | None) -> Tensor:
+def attend_packed(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, ...], shared: int, scale: float, window: int | None) -> Tensor:
     """The same for rows laid end to end, which start at ``bounds`` (the last is N): (1, H, N, d) → (1, N, H, d).
 
-    Rows of about the same length are padded to each other for this step only; long rows go alone.
+    Rows of about the same length are padded to each other for this step only; long rows go alone. With ``shared`` tokens before all rows, which then
+    are the first row of the layout, each other row attends as if they were its own first.
     """
-    groups, back = _group_rows(bounds, torch.is_inference_mode_enabled())
+    groups, back = _group_rows(bounds, shared, torch.is_inference_mode_enabled())
     flat = [heads[0].transpose(0, 1) for heads in (query, key, value)]  # (N, heads, d)
     done = []
     for group in groups:
-        rows = [heads.index_select(0, group.tokens).view(group.rows, group.width, *heads.shape[1:]).transpose(1, 2) for heads in flat]
-        done.append(attend_causal(*rows, scale=scale, window=window).transpose(1, 2).flatten(0, 1))
+        q, k, v = (heads.index_select(0, group.tokens).view(group.rows, group.width, *heads.shape[1:]).transpose(1, 2) for heads in flat)
+        done.append(attend_causal(q, k, v, scale, window).transpose(1, 2).flatten(0, 1))
     return torch.cat(done).index_select(0, back)[None]
 
 
@@ -68,22 +69,24 @@ class _Group:
 
 
 @lru_cache(maxsize=16)  # every layer of a pass asks for the same rows
-def _group_rows(bounds: tuple[int, ...], inference: bool) -> tuple[list[_Group], Tensor]:
+def _group_rows(bounds: tuple[int, ...], shared: int, inference: bool) -> tuple[list[_Group], Tensor]:
     """The groups, and for each of the N tokens its place in their outputs, one behind the other; ``inference`` keeps tensors of both modes apart."""
     together: dict[int, list[int]] = defaultdict(list)
+    before = [0 if start < shared else shared for start in bounds[:-1]]
     for row, (start, end) in enumerate(pairwise(bounds)):
-        length = end - start
+        length = before[row] + end - start
         together[-row - 1 if length > ALONE else -(-length // STEP)].append(row)
     groups: list[_Group] = []
     back = torch.empty(bounds[-1], dtype=torch.long)
     place = 0
     for rows in together.values():
-        width = max(bounds[row + 1] - bounds[row] for row in rows)
+        width = max(before[row] + bounds[row + 1] - bounds[row] for row in rows)
         tokens = torch.empty(len(rows), width, dtype=torch.long)
         for line, row in zip(tokens, rows, strict=True):
-            start, end = bounds[row], bounds[row + 1]
-            torch.arange(start, start + width, out=line).clamp_(max=end - 1)
-            back[start:end] = torch.arange(place, place + end - start)
+            start, end, lead = bounds[row], bounds[row + 1], before[row]
+            line[:lead] = torch.arange(lead)
+            line[lead:] = torch.arange(start, start + width - lead).clamp_(max=end - 1)
+            back[start:end] = torch.arange(place + lead, place + lead + end - start)
             place += width
         groups.append(_Group(len(rows), width, tokens.flatten()))
     return groups, back

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class EchoEncoder:
         self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
         self._runner = Runner(self._folder, self.config, self.runtime)
         basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code)
-        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.decoder.packed)
+        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.packed)
         self._pipelines = {
             role: Pipeline(
                 PromptTokenizer(self._tokenizer, self.config.template(role), self.config, self._runner.decoder.max_positions),

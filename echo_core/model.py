@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echo_core.attention import ROWS, layout_arguments, register_attention, to_device, varlen_available
+from echo_core.attention import ROWS, ROWS_UNCOMPILED, layout_arguments, register_attention, register_uncompiled, to_device, varlen_available
 from echo_core.batches import Batch
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
@@ -24,6 +24,7 @@ from echo_core.readout import ReadOut
 log = logging.getLogger("echo_core")
 
 _PROBE = 6  # tokens of the rows that a model is checked with
+_FASTEST = {"cuda": ("packed",), "cpu": ("mixed",)}  # layouts, see runner.py
 
 
 class Decoder:
@@ -45,7 +46,7 @@ class Decoder:
         self.max_positions: int | None = getattr(self._settings, "max_position_embeddings", None)
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
-        self.packed = self._choose_attention(runtime.attention)
+        self.layout = self._choose_layout(runtime.attention)
         if runtime.compile:
             self._compile_layers()
 
@@ -54,16 +55,18 @@ class Decoder:
         """Hidden states of all positions laid flat: (B·T, D) in the model's dtype, on its device."""
         if self._readout.prepending is not None:
             self._readout.prepending.places = batch.slots
-        return self.forward(to_device(batch.ids, self.device), batch.lengths).flatten(0, 1)
+        return self.forward(to_device(batch.ids, self.device), batch.lengths, batch.shared).flatten(0, 1)
 
-    def forward(self, ids: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
         """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed, and gradients flow unless switched off.
 
         Args:
             ids: rows padded on the right, as pooled tokens never see the padding; or, with ``lengths``, all rows end to end: (1, N).
-            lengths: tokens of each row laid end to end; only where ``packed``.
+            lengths: tokens of each row laid end to end; only where ``layout`` allows it.
+            shared: tokens that stand before all rows, once; only on a CPU.
         """
-        layout = {} if lengths is None else layout_arguments(lengths, self.device)
+        layout = {} if lengths is None else layout_arguments(lengths, self.device, shared)
+        self._readout.start()
         return self._readout.take(self._model(input_ids=ids, use_cache=False, **layout).last_hidden_state)
 
     def choose_budget(self) -> int:
@@ -72,40 +75,52 @@ class Decoder:
 
     def _compile_layers(self) -> None:
         """Compile each layer for any length. A layer at a time: the layers share their code, and the hooks of the read-out stay outside."""
+        if self.device.type == "cpu" and self._model.config._attn_implementation == ROWS:
+            register_uncompiled()
+            self._model.set_attn_implementation(ROWS_UNCOMPILED)
         for layer in self._readout.layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
-    def _choose_attention(self, wanted: str) -> bool:
-        """Switch to our attention where it is faster and this model agrees; True if rows shall lie end to end. Says in the log why they cannot."""
-        packed = wanted == "packed" or (wanted == "auto" and self.device.type == "cuda")
-        if not packed and self.device.type != "cpu":
-            return False  # torch's own kernel serves padded rows on a GPU
+    def _choose_layout(self, wanted: str) -> str:
+        """How rows shall lie: "packed", "mixed" or "padded", what suits the device, and this model can. Says in the log why they cannot be packed.
+
+        With it our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best.
+        """
+        for layout in {"packed": ("packed",), "padded": (), "auto": _FASTEST.get(self.device.type, ())}[wanted]:
+            problem = self._try_attention((False, True) if layout == "mixed" else (True,))
+            if problem is None:
+                return layout
+            if layout == "packed":
+                log.warning("rows are padded instead of laid end to end: %s", problem)
+        if self.device.type == "cpu":
+            self._try_attention((False,))
+        return "padded"
+
+    def _try_attention(self, packings: Sequence[bool]) -> str | None:
+        """Switch to our attention, or give the reason why not, with the model as before."""
+        if self.device.type == "cuda" and not varlen_available():
+            return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
         before = self._model.config._attn_implementation
-        problem = self._try_attention(packed)
-        if problem is None:
-            return packed
+        try:
+            apart = self._compare_attention(packings)
+        except Exception as error:  # a model may fail in any way over arguments that it does not know
+            problem = f"{type(self._model).__name__} cannot: {error}"
+        else:
+            if apart <= max(1e-3, 16 * torch.finfo(self.dtype).eps):
+                return None
+            problem = f"states of {type(self._model).__name__} differ by {apart:.2g} of their length, so its rows see each other"
         self._model.set_attn_implementation(before)
-        if packed:
-            log.warning("rows are padded instead of laid end to end: %s", problem)
-        return packed and self._choose_attention("padded")
+        return problem
 
     @torch.inference_mode()
-    def _try_attention(self, packed: bool) -> str | None:
-        """Switch to our attention; the reason if that cannot be, or if two short rows do not get the states that the model's own gives them."""
-        if packed and self.device.type == "cuda" and not varlen_available():
-            return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
+    def _compare_attention(self, packings: Sequence[bool]) -> float:
+        """Switch; how far two short rows' states, end to end (True) or padded, then are from those before, as a share of their length."""
         ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0).to(self.device) % self.vocabulary
         own = self.forward(ids)
         register_attention()
-        try:
-            self._model.set_attn_implementation(ROWS)
-            ours = self.forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else self.forward(ids)
-        except Exception as error:  # a model may fail in any way over arguments that it does not know
-            return f"{type(self._model).__name__} cannot: {error}"
-        apart = float(((ours - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
-        if apart <= max(1e-3, 16 * torch.finfo(self.dtype).eps):
-            return None
-        return f"states of {type(self._model).__name__} differ by {apart:.2g} of their length, so its rows see each other"
+        self._model.set_attn_implementation(ROWS)
+        ours = [self.forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else self.forward(ids) for packed in packings]
+        return float(((torch.stack(ours) - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
 
     @torch.inference_mode()
     def _probe(self) -> int:
@@ -168,6 +183,7 @@ def _load(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
                 folder,
                 config=config,
                 dtype=dtype,
+                attn_implementation=exact_attention(config),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
@@ -180,6 +196,12 @@ def _load(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     if report["missing_keys"]:
         raise ModelError(f"model in {folder} must have all its weights, got none for {sorted(report['missing_keys'])[:3]}; save it again, whole")
     return getattr(model, "language_model", model).eval()  # of a vision-language model, the language part
+
+
+def exact_attention(config: Any) -> str | None:
+    """The attention to ask transformers for; None: its choice. Soft caps (Gemma 2) are silently left out by its sdpa up to some version of 5."""
+    settings = config.get_text_config(decoder=True)
+    return "eager" if getattr(settings, "attn_logit_softcapping", None) is not None else None
 
 
 @contextmanager

@@ -40,6 +40,10 @@ class ReadOut:
         self._sum: Tensor | None = None
         self.prepending = None if prepend_layers is None else Prepending(list(modules), prepend_layers)
 
+    def start(self) -> None:
+        """Forget what a pass that failed half-way (out of memory) has collected."""
+        self._sum = None
+
     def take(self, output: Tensor) -> Tensor:
         """The states (B, T, D) of the pass that has just run, in the model's dtype, a mean in float32; ``output`` is the model's own."""
         collected, self._sum = self._sum, None

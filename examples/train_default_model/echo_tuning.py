@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 CHECKPOINT_SECONDS = 180
-MEASURE_SECONDS = 600
+MEASURE_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -430,7 +430,7 @@ def start(work: Path, output: Path, similarity: Path | None, recipe: Recipe) -> 
     """The run's last checkpoint, or a new run from the language model."""
     tokenizer = AutoTokenizer.from_pretrained(work / "lm_checkpoint")
     model = AutoModelForCausalLM.from_pretrained(work / "lm_checkpoint", dtype=torch.float32)
-    trainer = Trainer(model, recipe.echo_muon_rate, recipe.echo_adam_rate, recipe.echo_embedding_rate)
+    trainer = Trainer(model, recipe.echo_muon_rate, recipe.echo_adam_rate, recipe.echo_embedding_rate, frozen=("norm.weight",))
     corpus = read_corpus(work, tokenizer, recipe)
     prompt = read_prompt(tokenizer, recipe.template)
     checkpoint = work / "echo_state.pt"

@@ -48,7 +48,7 @@ class Recipe:
 
     # Language modelling. `shares`: what part of the tokens comes from which kind of file (the file
     # name up to the first "-" or "."); a kind that is not named here is left out of this stage.
-    lm_tokens: int = 9_000_000
+    lm_tokens: int = 2_250_000
     lm_shares: tuple[tuple[str, float], ...] = (
         ("openstax", 0.34),
         ("general", 0.34),
@@ -89,9 +89,9 @@ class Recipe:
 
     # Token vectors: a table whose mean over a text's tokens comes near the teacher's vector.
     table_epochs: int = 6
+    table_rate: float = 4e-3
     table_batch: int = 1024
     table_bank: int = 1024
-    table_rate: float = 4e-3
 
     # Where echo fine-tuning starts: token vectors of the mean length `table_length`; the language
     # model's stream, so much smaller beside them; and a constant in one dimension, so many times their
@@ -104,21 +104,21 @@ class Recipe:
     # Echo fine-tuning. `echo_shares`: what part of the texts of a kind each epoch sees.
     template: str = "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]"
     max_tokens: int = 256
-    echo_tokens: int = 12_000_000
+    echo_tokens: int = 2_600_000
     echo_shares: tuple[tuple[str, float], ...] = (
         ("caption", 1.0),
         ("query", 1.0),
         ("sentence", 0.5),
         ("fragment", 1.0),
-        ("passage", 0.1),
+        ("passage", 0.2),
     )
     echo_tokens_per_pass: int = 2048
     echo_passes_per_step: int = 3
     echo_window: int = 4096
-    echo_muon_rate: float = 5e-4
+    echo_muon_rate: float = 3e-4
     echo_adam_rate: float = 2e-4
     echo_embedding_rate: float = 1e-3
-    echo_warmup_steps: int = 30
+    echo_warmup_steps: int = 20
     echo_decay_share: float = 1.0
     temperature: float = 0.05
     bank: int = 4096
@@ -243,7 +243,7 @@ class Trainer:
     looking rows up costs nothing. Matrices go through Muon, the rest through AdamW.
     """
 
-    def __init__(self, model: LlamaForCausalLM, muon_rate: float, adam_rate: float, embedding_rate: float) -> None:
+    def __init__(self, model: LlamaForCausalLM, muon_rate: float, adam_rate: float, embedding_rate: float, frozen: tuple[str, ...] = ()) -> None:
         self.model = model
         self.embeddings = nn.Parameter(model.model.embed_tokens.weight.detach().float().clone())
         self.body = model.model.to(torch.bfloat16)
@@ -253,7 +253,7 @@ class Trainer:
         for master in self.masters:
             master.grad = torch.zeros_like(master)
         matrices = [m for m in self.masters if m.ndim == 2]
-        vectors = [m for m in self.masters if m.ndim == 1]
+        vectors = [m for n, m in zip(self.names, self.masters, strict=True) if m.ndim == 1 and n not in frozen]
         self.optimisers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(

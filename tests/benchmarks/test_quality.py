@@ -127,8 +127,8 @@ def test_triplets_count_the_nearer_positive_and_half_of_a_tie():
 
 def test_bm25_equals_its_formula():
     scores = Words().rank(["owl night owl"], DOCUMENTS)
-    lengths = [5, 5, 5]
-    one = np.log(1 + (3 - 1 + 0.5) / 1.5) * 2.2 / (1 + 1.2 * (0.25 + 0.75 * lengths[0] / 5))
+    average = (3 + 4 + 4) / 3  # words of the documents without "the", "at" and "and"
+    one = np.log(1 + (3 - 1 + 0.5) / 1.5) * 2.2 / (1 + 1.2 * (0.25 + 0.75 * 3 / average))
     np.testing.assert_allclose(scores, [[3 * one, 0, 0]])  # "owl" counts twice in the query
 
 
@@ -186,6 +186,15 @@ def test_the_command_writes_json_a_plot_and_a_table_of_the_json_alone(tiny_llama
     quality.main(["--table", str(out)])
     assert quality_report.table(run) in printed
     assert quality_report.table(run) in capsys.readouterr().out
+
+
+def test_an_empty_document_in_a_corpus_is_never_found_and_stops_nothing(tiny_llama, data_folder, tmp_path):
+    """Cranfield has one; the run ended there with an EmptyTextError."""
+    write_lines(data_folder / "beir" / "corpus.jsonl", [{"_id": str(i), "text": text} for i, text in enumerate([*DOCUMENTS, ""])])
+    out = tmp_path / "q.json"
+    given = ["--data", str(data_folder / "beir"), "--model", str(tiny_llama), "--configurations", "echo mean", "--trained", "", "--out", str(out)]
+    quality.main(given)
+    assert {record["documents"] for record in json.loads(out.read_text())["results"]} == {4}
 
 
 def test_the_table_has_a_line_a_system_and_the_best_configuration_in_bold():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from costs import forward_flops, padding_in_budget, padding_in_order, padding_sorted
+from costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
 from peers import reference_recipe, sentence_transformers
 from shapes import SHAPES, Shape, make_checkpoint
 from speed_plots import plot_growth, plot_length, plot_throughput
@@ -39,8 +39,14 @@ def test_padding_is_counted_for_each_way_of_making_batches():
     lengths = [1, 4, 1, 4]
     assert padding_in_order(lengths, 2) == pytest.approx(0.6)
     assert padding_sorted(lengths, 2) == 0
-    assert padding_in_budget(lengths, 100, packed=True) == 0
-    assert padding_in_budget(lengths, 100, packed=False) == pytest.approx(0.6)
+
+
+def test_tokens_that_rows_share_are_counted_once(setting):
+    encoder = echo_encoder(setting)
+    rows = encoder._pipelines["document"].prompts.tokenise(queries(6), {}).rows
+    begin = next(i for i, ids in enumerate(zip(*(row.ids for row in rows), strict=False)) if len(set(ids)) > 1)
+    assert begin > 2
+    assert tokens_laid_out(encoder._runner, rows) == sum(len(row.ids) for row in rows) - 5 * begin
 
 
 def test_chunks_have_the_lengths_of_a_rag_index(setting):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -10,9 +11,10 @@ from tiny_models import FAMILIES, WINDOW
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.attention import ROWS, attend_rows, layout_arguments
-from echo_core.batches import pack_rows, pad_rows
+from echo_core.batches import pack_rows, pad_rows, shared_tokens
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
+from echo_core.runner import Runner
 from echo_core.tokens import Row, Span
 
 CPU = torch.device("cpu")
@@ -29,7 +31,7 @@ def test_rows_end_to_end_give_the_vectors_of_the_oracle_and_of_padded_rows(famil
     folder = model_folder(family)
     config = EchoConfig(str(folder), query_template="echo", document_template="echo")
     packed, padded = (EchoEncoder(config, packed_runtime(kind)) for kind in ("packed", "padded"))
-    assert packed._runner.decoder.packed
+    assert packed._runner.packed
     vectors = packed.encode_documents(TEXTS)
     oracle = open_oracle(folder)
     np.testing.assert_allclose(vectors, padded.encode_documents(TEXTS), atol=2e-5)
@@ -42,7 +44,7 @@ def test_a_model_that_caps_its_scores_runs_padded_and_says_so_once(family, model
     with caplog.at_level(logging.WARNING, "echo_core"):
         encoder = EchoEncoder(config, packed_runtime())
         vectors = encoder.encode_documents(TEXTS)
-    assert not encoder._runner.decoder.packed
+    assert not encoder._runner.packed
     assert [record.message for record in caplog.records if "softcap" in record.message and "padded" in record.message]
     np.testing.assert_allclose(vectors, EchoEncoder(config, packed_runtime("padded")).encode_documents(TEXTS), atol=1e-6)
 
@@ -53,10 +55,10 @@ def test_packed_rows_longer_than_the_window_are_in_the_family_tests():
 
 
 def test_a_model_whose_rows_see_each_other_falls_back(tiny_llama, monkeypatch, caplog):
-    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device: layout_arguments([sum(lengths)], device))
+    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device, shared: layout_arguments([sum(lengths)], device))
     with caplog.at_level(logging.WARNING, "echo_core"):
         decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime())
-    assert not decoder.packed
+    assert decoder.layout == "padded"
     assert "see each other" in caplog.text
 
 
@@ -102,10 +104,46 @@ def test_a_window_that_the_model_keeps_to_itself_is_refused():
         attend_rows(Layer(), heads, heads, heads, None, **layout_arguments([4], CPU))
 
 
-def test_padded_rows_in_our_own_attention_are_the_default_on_a_cpu(tiny_llama):
-    decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu"))
-    assert not decoder.packed
-    assert decoder._model.config._attn_implementation == ROWS
+def test_a_cpu_pads_rows_or_lays_them_end_to_end_whichever_costs_less(tiny_llama):
+    runner = Runner(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu"))
+    assert runner.decoder.layout == "mixed"
+    assert runner.decoder._model.config._attn_implementation == ROWS
+    assert [end_to_end(runner, lengths) for lengths in ([40], [40, 39, 38], [40, 20], [40, 5, 5])] == [False, False, True, True]
+    assert end_to_end(runner, [40, 39, 38], begin=20), "what all rows begin with is saved too"
+
+
+@pytest.mark.parametrize(("attention", "packs"), [("packed", True), ("padded", False)])
+def test_a_runtime_that_names_the_layout_gets_it(attention, packs, tiny_llama):
+    runner = Runner(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(attention))
+    assert [end_to_end(runner, lengths) for lengths in ([40], [40, 5, 5])] == [packs, packs]
+
+
+def rows_of(lengths, begin=0):
+    """Rows with the same first ``begin`` tokens, different from there on."""
+    ids = [np.concatenate([np.arange(begin), 30 + 7 * i + np.arange(length - begin)]) for i, length in enumerate(lengths)]
+    return [Row(row, (Span(i, max(begin, 1), len(row)),)) for i, row in enumerate(ids)]
+
+
+def end_to_end(runner, lengths, begin=0):
+    return runner._lay_out(rows_of(lengths, begin)).lengths is not None
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "opt", "gemma3"])
+def test_what_all_rows_begin_with_runs_once_and_changes_nothing(family, model_folder):
+    folder = model_folder(family)
+    runner = Runner(folder, EchoConfig(str(folder)), packed_runtime())
+    rows = rows_of([30, 150, 12, 17], begin=9)
+    batch = runner._lay_out(rows)
+    assert (batch.shared, batch.ids.shape[1]) == (9, 30 + 150 + 12 + 17 - 3 * 9)
+    np.testing.assert_allclose(runner.run(rows), torch.cat([runner.run([row]) for row in rows]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_shared_beginning_ends_before_the_first_span_and_is_not_sought_with_slots():
+    same = [Row(np.arange(20), (Span(i, 6, 20),)) for i in range(2)]
+    assert shared_tokens(same) == 6
+    assert shared_tokens(same[:1]) == 0
+    assert shared_tokens([dataclasses.replace(row, slots=(2,)) for row in same]) == 0
+    assert shared_tokens(rows_of([9, 8], begin=0)) == 0
 
 
 def test_a_model_that_our_attention_cannot_serve_keeps_its_own(model_folder):
@@ -119,7 +157,7 @@ def test_a_model_that_our_attention_cannot_serve_keeps_its_own(model_folder):
 def test_varlen_attention_on_a_gpu_gives_the_oracle_s_vectors(family, model_folder):
     folder = model_folder(family)
     encoder = EchoEncoder(EchoConfig(str(folder), query_template="echo", document_template="echo"), Runtime(device="cuda", dtype="bfloat16"))
-    assert encoder._runner.decoder.packed
+    assert encoder._runner.packed
     oracle = np.array([open_oracle(folder).vector(PIECES["echo"], {"text": text}) for text in TEXTS])
     assert (encoder.encode_documents(TEXTS) * oracle).sum(axis=1).min() > 0.99
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_core.batches import pad_rows, plan_batches
+from echo_core.batches import BatchSize, pack_rows, pad_rows, plan_batches
 from echo_core.tokens import Row, Span
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=60)
@@ -49,3 +49,26 @@ def test_padding_stands_right_and_the_spans_find_their_own_tokens(lengths: list[
         assert flat[start:end] == row.ids[span.start : span.end].tolist()
     for line, n in zip(batch.ids.tolist(), lengths, strict=True):
         assert line[n:] == [0] * (max(lengths) - n)
+
+
+def test_rows_end_to_end_hold_every_token_once_and_the_spans_find_their_own():
+    rows = [Row(np.arange(10 * i, 10 * i + length), (Span(i, 1, length),)) for i, length in enumerate([4, 2, 5])]
+    batch = pack_rows(rows)
+    assert batch.ids.tolist() == [[0, 1, 2, 3, 10, 11, 20, 21, 22, 23, 24]]
+    assert batch.lengths == (4, 2, 5)
+    assert [batch.ids[0, start:end].tolist() for start, end in batch.spans] == [[1, 2, 3], [11], [21, 22, 23, 24]]
+
+
+def test_what_rows_share_stands_once_before_them():
+    rows = [Row(np.array([7, 8, *range(10 * i, 10 * i + length)]), (Span(i, 3, length + 2),)) for i, length in enumerate([4, 2], start=1)]
+    batch = pack_rows(rows, shared=2)
+    assert batch.ids.tolist() == [[7, 8, 10, 11, 12, 13, 20, 21]]
+    assert (batch.lengths, batch.shared) == ((4, 2), 2)
+    assert [batch.ids[0, start:end].tolist() for start, end in batch.spans] == [[11, 12, 13], [21]]
+
+
+def test_packed_batches_are_filled_up_to_the_budget_by_tokens_without_padding():
+    assert plan_batches([6, 1, 1, 1], 9, packed=True) == [[0, 1, 2, 3]]
+    assert plan_batches([6, 1, 1, 1], 9) == [[0], [1, 2, 3]]
+    assert BatchSize(True).with_rows([6, 1]).tokens == 7
+    assert BatchSize(False).with_rows([6, 1]).tokens == 12

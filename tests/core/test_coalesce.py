@@ -5,7 +5,6 @@ import time
 import weakref
 from collections.abc import Sequence
 
-import echo_core.coalesce
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import echo_core.coalesce
 from echo_core.coalesce import Coalescer
 from echo_core.tokens import Row, Span
 

@@ -205,3 +205,8 @@ def test_loading_is_quiet_and_leaves_transformers_logging_as_it_was(tiny_llama: 
 @pytest.mark.parametrize(("family", "window"), [("mistral", 24), ("gemma3", 24), ("llama", None), ("qwen2", None)])
 def test_the_sliding_window_is_known_where_it_is_in_use(family: str, window: int | None, model_folder: ModelFolder):
     assert decoder(model_folder(family)).sliding_window == window
+
+
+def test_soft_caps_are_computed_by_every_version_of_transformers(model_folder: ModelFolder):
+    """Gemma 2 was run by transformers' sdpa in its older versions of 5, which leaves soft caps out without a word."""
+    assert decoder(model_folder("gemma2"))._model.config._attn_implementation == "eager"

@@ -54,3 +54,15 @@ def test_a_band_survives_json_and_a_store(tiny_llama):
     config = EchoConfig(str(tiny_llama), layer=(1, 2))
     assert EchoConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     check_space(space_metadata(space_of(config)), space_of(EchoConfig(str(tiny_llama), layer=(1, 2))), "the store")
+
+
+def test_a_pass_that_failed_half_way_leaves_nothing_behind(tiny_llama):
+    """States collected before a failure (out of memory in a later layer) were added to those of the next pass."""
+    encoder = EchoEncoder(EchoConfig(str(tiny_llama), layer=(1, 3)), SLOW)
+    wanted = encoder.encode_documents(TEXTS)
+    layers = encoder._runner.decoder._readout.layers
+    failing = layers[2].register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+    with pytest.raises(RuntimeError, match="no memory"):
+        encoder.encode_documents(TEXTS)
+    failing.remove()
+    np.testing.assert_array_equal(encoder.encode_documents(TEXTS), wanted)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -42,6 +44,29 @@ def test_pieces_of_a_prompt_give_the_ids_of_the_whole_prompt(name: str):
     own = OWN[name]
     apart = [token for i, piece in enumerate(pieces) for token in WRAPPED[name].encode([piece], continuing=i > 0)[0]]
     assert apart == own("".join(pieces), add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("LlamaTokenizer", "legacy"),
+        ("LlamaTokenizer", "metaspace"),
+        ("GPT2Tokenizer", "byte_level"),
+        ("Qwen2Tokenizer", "chatml"),
+        ("GemmaTokenizer", "gemma"),
+    ],
+)
+def test_the_classes_that_transformers_builds_for_known_families_keep_their_ids(kind: str, name: str, tmp_path: Path):
+    """They rebuild normaliser and pre-tokenizer in code instead of reading them from tokenizer.json."""
+    OWN[name].save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": kind}))
+    own, ours = AutoTokenizer.from_pretrained(tmp_path), TextTokenizer.from_folder(tmp_path)
+    assert type(own).__name__ == kind
+    pieces = ["Rewrite the following paragraph:", " Paris </s> <|im_end|>", ". The rewritten paragraph:", " Paris"]
+    apart = [token for i, piece in enumerate(pieces) for token in ours.encode([piece], continuing=i > 0)[0]]
+    assert apart == own("".join(pieces), add_special_tokens=False, split_special_tokens=True).input_ids
+    assert [*ours.bos, *own("Hi", add_special_tokens=False).input_ids] == own("Hi").input_ids
 
 
 @pytest.mark.parametrize("name", ["metaspace", "legacy"])
