@@ -5,7 +5,7 @@
 First, a table of token vectors is fitted whose plain mean over a text comes near the teacher's vector. It is turned (which
 changes no dot product between vectors) toward the language model's token embeddings and added to them, so that training starts
 near a usable embedding; the layers then learn what a mean of words cannot know. A share of language modelling on the first
-saying keeps the LM head working. Stopped at any moment, the same command goes on from the last checkpoint.
+saying is mixed in. Stopped at any moment, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 CHECKPOINT_SECONDS = 180
-MEASURE_SECONDS = 180
+MEASURE_SECONDS = 600
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-CHECKPOINT_SECONDS = 120
+CHECKPOINT_SECONDS = 180
 VALIDATION_ROWS = 64
 
 

@@ -104,7 +104,7 @@ class Recipe:
     # Echo fine-tuning. `echo_shares`: what part of the texts of a kind each epoch sees.
     template: str = "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]"
     max_tokens: int = 256
-    echo_tokens: int = 2_600_000
+    echo_tokens: int = 750_000
     echo_shares: tuple[tuple[str, float], ...] = (
         ("caption", 1.0),
         ("query", 1.0),
@@ -375,8 +375,9 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def plot_curves(history: list[dict[str, float]], path: Path, title: str) -> None:
     """One panel for each quantity of the history, over the steps."""
     names = sorted({name for row in history for name in row} - {"step"})
-    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False, constrained_layout=True)
-    for name, axis in zip(names, axes[0], strict=True):
+    columns, rows = min(3, len(names)), math.ceil(len(names) / 3)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, constrained_layout=True)
+    for name, axis in zip(names, axes.flat, strict=False):
         points = [(row["step"], row[name]) for row in history if name in row]
         axis.plot(*zip(*points, strict=True), linewidth=1.2)
         axis.set(title=name, xlabel="step")
