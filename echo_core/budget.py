@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-# On a CPU a batch must stay in cache: flat from 600 to 2,000 tokens for widths of 384 and 512 on a Zen 4 core, 1.1-2 times slower beyond (LOG.md).
-CPU_TOKENS = 1024
+# On a CPU a batch must stay in the caches of the cores that share it. Widths of 384 and 512 on Zen 4: one thread is flat from 600 to 2,000 tokens,
+# two threads are best at 2,048 to 3,072, both slower beyond (LOG.md).
+CPU_TOKENS_PER_THREAD = 1024
 MPS_TOKENS = 4096
 CUDA_TOKENS = (2048, 65536)  # least and most: fewer leave the products short of work, more give nothing
 _SHARE = 0.5  # of the free memory, for activations; the rest for the allocator's gaps and the vectors that wait
@@ -36,7 +37,7 @@ class Widths:
 def choose_budget(device: torch.device, dtype: torch.dtype, widths: Widths) -> int:
     """Tokens of a batch, with the model loaded already."""
     if device.type != "cuda":
-        return CPU_TOKENS if device.type == "cpu" else MPS_TOKENS
+        return CPU_TOKENS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else MPS_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
     return cuda_budget(free, dtype.itemsize, widths)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from echo_core.awaiting import in_thread
 from echo_core.blocks import Block, Entry, distinct_entries, split_entries
 from echo_core.checkpoint import find_checkpoint, load_config, save_checkpoint, weights_identity
-from echo_core.coalesce import Coalescer
+from echo_core.coalesce import Coalescer, in_thread_of_its_own
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, check_choice
 from echo_core.head import filter_basis
@@ -51,7 +51,7 @@ class EchoEncoder:
         self._folder = find_checkpoint(self.config)
         self._weights = weights_identity(self._folder)  # now: the files may be written over while the loaded weights live on
         self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
-        self._runner = Runner(self._folder, self.config, self.runtime)
+        self._runner = in_thread_of_its_own(lambda: Runner(self._folder, self.config, self.runtime))
         basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code)
         coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.packed)
         self._pipelines = {

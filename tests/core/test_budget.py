@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, GPT2Config, LlamaConfig, OPTConfig
 
-from echo_core.budget import CPU_TOKENS, CUDA_TOKENS, MPS_TOKENS, Widths, choose_budget, cuda_budget
+from echo_core.budget import CPU_TOKENS_PER_THREAD, CUDA_TOKENS, MPS_TOKENS, Widths, choose_budget, cuda_budget
 
 GIB = 2**30
 MISTRAL_7B = Widths(4096, 14336)
@@ -25,9 +25,14 @@ def test_the_budget_stays_within_its_bounds(free, tokens):
     assert cuda_budget(free, 2, MISTRAL_7B) == tokens
 
 
-@pytest.mark.parametrize(("kind", "tokens"), [("cpu", CPU_TOKENS), ("mps", MPS_TOKENS)])
-def test_other_devices_have_their_own_budget(kind, tokens):
-    assert choose_budget(torch.device(kind), torch.float32, MISTRAL_7B) == tokens
+def test_mps_has_a_budget_of_its_own():
+    assert choose_budget(torch.device("mps"), torch.float32, MISTRAL_7B) == MPS_TOKENS
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_budget_of_a_cpu_grows_with_its_threads(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert choose_budget(torch.device("cpu"), torch.float32, MISTRAL_7B) == threads * CPU_TOKENS_PER_THREAD
 
 
 @pytest.mark.parametrize(

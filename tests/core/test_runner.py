@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echo_core.budget import CPU_TOKENS
+from echo_core.budget import CPU_TOKENS_PER_THREAD
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
 from echo_core.runner import Runner
@@ -39,7 +39,7 @@ def limit_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch, tokens: int) -
 
 def test_the_budget_is_the_runtimes_or_the_devices(runner: Runner, tiny_llama: Path):
     assert runner.budget == 1000
-    assert Runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == CPU_TOKENS
+    assert Runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == CPU_TOKENS_PER_THREAD * torch.get_num_threads()
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(runner: Runner, monkeypatch, caplog):
