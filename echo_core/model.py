@@ -174,8 +174,9 @@ def _load(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, **where)
         if config.is_encoder_decoder:
             raise ModelError(f"model must be a decoder, got {config.model_type!r}, an encoder-decoder; use a causal language model")
         with _quiet_transformers():
@@ -185,16 +186,15 @@ def _load(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
                 dtype=dtype,
                 attn_implementation=exact_attention(config),
                 use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                **where,
             )
     except ModelError:
         raise
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model in {folder} cannot be loaded: {error}") from error
-    if report["missing_keys"]:
-        raise ModelError(f"model in {folder} must have all its weights, got none for {sorted(report['missing_keys'])[:3]}; save it again, whole")
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"model in {folder} must have all its weights, got none for {missing[:3]}; save it again, whole")
     return getattr(model, "language_model", model).eval()  # of a vision-language model, the language part
 
 
