@@ -28,8 +28,8 @@ class ReadOut:
             ConfigError: the model has no such layer, or one is named twice.
             ModelError: the layers are not in one ModuleList.
         """
-        modules = _find_layers(model, settings.num_hidden_layers)
-        places = _count_from_start(layers, len(modules))
+        modules = find_layers(model, settings.num_hidden_layers)
+        places = count_from_start(layers, len(modules))
         self._own_output = max(places) == len(modules) and not getattr(settings, CUT, False)
         for place in places[:-1] if self._own_output else places:
             modules[place - 1].register_forward_hook(self._collect)
@@ -58,8 +58,12 @@ class ReadOut:
         self._sum = states if self._sum is None else self._sum + states
 
 
-def _count_from_start(layers: tuple[int, ...], count: int) -> list[int]:
-    """The layers counted from 1, in rising order."""
+def count_from_start(layers: tuple[int, ...], count: int) -> list[int]:
+    """The layers counted from 1, in rising order.
+
+    Raises:
+        ConfigError: a model of ``count`` layers has no such layer, or one is named twice.
+    """
     wrong = next((layer for layer in layers if not -count <= layer <= count), None)
     if wrong is not None:
         raise ConfigError(f"layer must be from 1 to {count} or from -1 to -{count} for this model, got {wrong}")
@@ -69,7 +73,12 @@ def _count_from_start(layers: tuple[int, ...], count: int) -> list[int]:
     return places
 
 
-def _find_layers(model: nn.Module, count: int) -> nn.ModuleList:
+def find_layers(model: nn.Module, count: int) -> nn.ModuleList:
+    """The model's decoder layers, ``count`` in number.
+
+    Raises:
+        ModelError: they are not in one ModuleList.
+    """
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module

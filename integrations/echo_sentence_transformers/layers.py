@@ -7,8 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from echo_core.errors import ConfigError, ModelError
-from echo_core.readout import CUT
+from echo_core.readout import CUT, count_from_start, find_layers
 
 
 class StateTap:
@@ -48,12 +47,9 @@ def tap_layer(model: Any, layer: int) -> tuple[int, StateTap | None]:
         ModelError: the layers are not in one ModuleList.
     """
     settings = model.config.get_text_config(decoder=True)
-    layers = _find_layers(model, settings.num_hidden_layers)
-    count = len(layers)
-    if not -count <= layer <= count:
-        raise ConfigError(f"layer must be from 1 to {count} or from -1 to -{count} for this model, got {layer}")
-    keep = layer if layer > 0 else count + 1 + layer
-    if keep == count and not getattr(settings, CUT, False):
+    layers = find_layers(model, settings.num_hidden_layers)
+    (keep,) = count_from_start((layer,), len(layers))
+    if keep == len(layers) and not getattr(settings, CUT, False):
         return keep, None
     del layers[keep:]
     settings.num_hidden_layers = keep
@@ -63,10 +59,3 @@ def tap_layer(model: Any, layer: int) -> tuple[int, StateTap | None]:
     tap = StateTap()
     layers[-1].register_forward_hook(tap)
     return keep, tap
-
-
-def _find_layers(model: nn.Module, count: int) -> nn.ModuleList:
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(f"model must keep its {count} layers in one ModuleList, {type(model).__name__} does not")

@@ -25,12 +25,6 @@ from echo_core import (
     VariableError,
 )
 
-
-@pytest.fixture(scope="module")
-def encoder(tiny_llama: Path) -> EchoEncoder:
-    return encoder_of(tiny_llama, query_template="classical", max_tokens=64)
-
-
 each_way = pytest.mark.parametrize("way", WAYS)
 
 

@@ -9,18 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoders import encoder_of
 from nasty_texts import ALL, PLAIN
 
 from echo_core import (
     EchoEncoder,
     EmptyTextError,
 )
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_llama: Path) -> EchoEncoder:
-    return encoder_of(tiny_llama, query_template="classical", max_tokens=64)
 
 
 def test_thirty_two_threads_with_mixed_calls_get_the_right_vectors(encoder: EchoEncoder, tiny_llama: Path):

@@ -20,11 +20,6 @@ from echo_core import (
 )
 
 
-@pytest.fixture(scope="module")
-def encoder(tiny_llama: Path) -> EchoEncoder:
-    return encoder_of(tiny_llama, query_template="classical", max_tokens=64)
-
-
 def test_queries_and_documents_are_said_with_their_own_templates(encoder: EchoEncoder, tiny_llama: Path):
     assert np.abs(encoder.encode_queries(PLAIN) - oracle_vectors(tiny_llama, "classical", PLAIN)).max() <= 1e-5
     assert np.abs(encoder.encode_queries(PLAIN) - encoder.encode_documents(PLAIN)).max() > 1e-2
