@@ -3,6 +3,10 @@
 A call alone never waits: its rows run at once. While they run, whatever arrives is collected, and the next batch takes as many callers along as the
 budget holds. Only behind a batch that served several callers does the thread wait, at most ``WAIT`` seconds, for as many to come back. Large calls
 take turns with all others after every batch, so nobody starves.
+
+On a CPU the main thread runs its own batches for as long as it is alone. Each thread that runs torch keeps a team of OpenMP threads, and where two
+teams are alive the second waits asleep at every barrier: a program that also runs another model in its main thread, as most do, would have each batch
+take 1.4 times as long (2 cores, LOG.md).
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ Made = TypeVar("Made")
 def in_thread_of_its_own(make: Callable[[], Made]) -> Made:
     """What ``make`` gives, called in a thread that then ends; its errors are raised here.
 
-    For loading a model: on a CPU each thread that runs one keeps a team of OpenMP threads, and where two teams are alive the second waits asleep at
-    every barrier. Were the model tried out in the caller's thread, all batches would take 1.4 times as long (2 cores, LOG.md).
+    For loading a model, which is tried out then: the caller's thread shall not be left with a team of OpenMP threads (see above) that others' batches
+    would have to share the cores with.
     """
     future: Future[Made] = Future()
 
@@ -49,10 +53,11 @@ def in_thread_of_its_own(make: Callable[[], Made]) -> Made:
 class Job:
     """The rows of one call, what is left to run of them, and their pooled vectors as they come."""
 
-    def __init__(self, rows: Sequence[Row], budget: int, packed: bool, on_batch: Callable[[Sequence[int]], None] | None) -> None:
-        """Plan the batches; the longest rows first."""
-        self.rows, self._on_batch = rows, on_batch
-        self.batches = deque(plan_batches([len(row.ids) for row in rows], budget, packed))
+    def __init__(
+        self, rows: Sequence[Row], batches: Sequence[list[int]], work_on: Callable[[Job], None], on_batch: Callable[[Sequence[int]], None] | None
+    ) -> None:
+        """``work_on`` is called by whoever waits for the result, before the wait."""
+        self.rows, self.batches, self._work_on, self._on_batch = rows, deque(batches), work_on, on_batch
         self.abandoned = False
         self._future: Future[Tensor] = Future()
         self._done: list[Tensor] = [torch.empty(0)] * len(rows)  # (spans of the row, D) each
@@ -60,6 +65,7 @@ class Job:
     def result(self) -> Tensor:
         """Wait for the vectors of all spans, (S, D) float32 on the CPU, in the order of rows and spans; an interrupted wait drops the job."""
         try:
+            self._work_on(self)
             return self._future.result()
         except BaseException:
             self.abandoned = True
@@ -93,33 +99,66 @@ class Job:
 class Coalescer:
     """Runs jobs in one thread, fairly and in shared batches."""
 
-    def __init__(self, run: Callable[[Sequence[Row]], Tensor], budget: Callable[[], int], packed: bool = False) -> None:
-        """``run`` gives rows' pooled vectors (S, D); ``budget`` the tokens that a batch may have at present; ``packed``: as in ``plan_batches``."""
-        self._run, self._budget, self._packed = run, budget, packed
-        self._start_empty()
+    def __init__(self, run: Callable[[Sequence[Row]], Tensor], budget: Callable[[], int], packed: bool = False, main_thread_works: bool = False) -> None:
+        """Nothing is started before the first job.
 
-    def _start_empty(self) -> None:
-        self._process = os.getpid()
+        Args:
+            run: gives rows' pooled vectors (S, D).
+            budget: the tokens that a batch may have at present.
+            packed: as in ``plan_batches``.
+            main_thread_works: the main thread runs its own jobs as long as no other thread has any.
+        """
+        self._run, self._budget, self._packed = run, budget, packed
+        self._start_empty(main_thread_works)
+
+    def _start_empty(self, main_thread_works: bool) -> None:
+        self._process, self._main_thread_works = os.getpid(), main_thread_works
         self._arrived = threading.Condition(threading.Lock())  # its lock guards all that follows
         self._jobs: deque[Job] = deque()
-        self._running = False
+        self._running = False  # the thread of our own is there
+        self._in_hand = False  # the main thread is at work
+        self._others = False  # since it began, another thread has brought a job
         self._company = 1  # callers that the last batch served
 
     def submit(self, rows: Sequence[Row], on_batch: Callable[[Sequence[int]], None] | None = None) -> Job:
-        """Queue rows; ``on_batch`` hears, in the model's thread, which of them are done. Without any row there is no result to wait for."""
-        job = Job(rows, self._budget(), self._packed, on_batch)
+        """Queue rows; ``on_batch`` hears, in the thread that runs them, which of them are done. Without any row there is no result to wait for."""
+        job = Job(rows, plan_batches([len(row.ids) for row in rows], self._budget(), self._packed), self._work_on, on_batch)
         if not rows:
             return job
         with _forking:
             if os.getpid() != self._process:  # a forked child has the object, but not its thread, and perhaps a lock that nobody will open
-                self._start_empty()
+                self._start_empty(main_thread_works=False)  # nor the OpenMP threads that its main thread would wait for
         with self._arrived:
             self._jobs.append(job)
             self._arrived.notify()
-            if not self._running:
-                threading.Thread(target=self._work, name="echo-model").start()  # no daemon: one dies inside of torch at exit
-                self._running = True
+            if not self._in_main_thread():
+                self._others = True
+                self._start_thread()
         return job
+
+    def _in_main_thread(self) -> bool:
+        return self._main_thread_works and threading.current_thread() is threading.main_thread()
+
+    def _start_thread(self) -> None:
+        if not self._running and not self._in_hand:
+            threading.Thread(target=self._work, name="echo-model").start()  # no daemon: one dies inside of torch at exit
+            self._running = True
+
+    def _work_on(self, job: Job) -> None:
+        """In the main thread, run the job's batches until another thread has a job too; the thread of our own does the rest."""
+        if not self._in_main_thread():
+            return
+        try:
+            with self._arrived:
+                self._in_hand, self._others = not self._running, False
+            while self._in_hand and not self._others and not job.finished():
+                self._run_share([(job, job.batches.popleft())])
+        finally:
+            self._in_hand = False  # first of all, and without a call: a second Ctrl-C cannot come before it
+            with self._arrived:
+                self._jobs = deque(other for other in self._jobs if not other.finished())
+                if self._others:
+                    self._start_thread()
 
     def _work(self) -> None:
         """Run batch after batch, until nothing has come for a while."""

@@ -53,7 +53,8 @@ class EchoEncoder:
         self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
         self._runner = in_thread_of_its_own(lambda: Runner(self._folder, self.config, self.runtime))
         basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code)
-        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.packed)
+        on_cpu = self._runner.decoder.device.type == "cpu"
+        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.packed, main_thread_works=on_cpu)
         self._pipelines = {
             role: Pipeline(
                 PromptTokenizer(self._tokenizer, self.config.template(role), self.config, self._runner.decoder.max_positions),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import echo_core.coalesce
-from echo_core import EchoEncoder
+from echo_core import EchoEncoder, Runtime
 from echo_core.coalesce import Coalescer, in_thread_of_its_own
 from echo_core.model import Decoder
 from echo_core.tokens import Row, Span
@@ -30,6 +30,7 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.threads: list[threading.Thread] = []
         self.gate = threading.Event()
         self.gate.set()
 
@@ -197,10 +198,84 @@ def test_what_is_made_in_a_thread_of_its_own_is_handed_over_and_so_are_its_error
         in_thread_of_its_own(lambda: 1 // 0)
 
 
-def test_an_encoder_never_runs_its_model_in_the_callers_thread(tiny_llama, monkeypatch):
+def threads_of(model: Model) -> Callable[[Sequence[Row]], Tensor]:
+    """The model's ``run``, which also keeps the threads that ran it."""
+    return lambda rows: (model.threads.append(threading.current_thread()), model.run(rows))[1]
+
+
+def test_alone_the_main_thread_runs_its_own_batches():
+    model = Model()
+    coalescer = Coalescer(threads_of(model), lambda: 3, main_thread_works=True)
+    jobs = [coalescer.submit([row(i), row(i)]) for i in range(3)]
+    assert [values(job) for job in jobs] == [[i, i] for i in range(3)]
+    assert set(model.threads) == {threading.main_thread()}
+    assert not coalescer._jobs
+
+
+def test_the_main_thread_hands_its_work_over_as_soon_as_another_thread_has_some():
+    model = Model()
+    coalescer = Coalescer(threads_of(model), lambda: 3, main_thread_works=True)
+    other: list[list[int]] = []
+    second = threading.Thread(target=lambda: other.append(values(coalescer.submit([row(7)] * 5))))
+
+    def on_batch(batch: Sequence[int]) -> None:
+        if 1 in batch:
+            second.start()
+            while not coalescer._others:
+                time.sleep(0.001)
+
+    assert values(coalescer.submit([row(i) for i in range(50)], on_batch)) == list(range(50))
+    second.join()
+    assert other == [[7] * 5]
+    assert threading.main_thread() in model.threads
+    assert {thread.name for thread in model.threads} - {"MainThread"} == {"echo-model"}
+
+
+def test_other_threads_never_run_the_model_themselves():
+    model = Model()
+    coalescer = Coalescer(threads_of(model), lambda: 100, main_thread_works=True)
+    callers = [threading.Thread(target=lambda: values(coalescer.submit([row(1)]))) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert {thread.name for thread in model.threads} == {"echo-model"}
+
+
+def test_an_interrupt_in_the_main_threads_own_batch_ends_its_job_and_nothing_else():
+    model = Model()
+    interrupts = iter([KeyboardInterrupt()])
+
+    def run(rows: Sequence[Row]) -> Tensor:
+        if int(rows[0].ids[0]) == 5:
+            raise next(interrupts)
+        return model.run(rows)
+
+    coalescer = Coalescer(run, lambda: 3, main_thread_works=True)
+    waiting = coalescer.submit([row(1)])
+    with pytest.raises(KeyboardInterrupt):
+        coalescer.submit([row(5) for _ in range(100)]).result()
+    assert values(waiting) == [1]
+    assert values(coalescer.submit([row(2)])) == [2]
+    assert model.batches == [[1], [2]]
+
+
+def test_a_forked_child_leaves_the_work_to_a_thread(monkeypatch):
+    """It has none of the OpenMP threads that torch in its main thread would wait for, for ever."""
+    model = Model()
+    coalescer = Coalescer(threads_of(model), lambda: 3, main_thread_works=True)
+    values(coalescer.submit([row(1)]))
+    monkeypatch.setattr(echo_core.coalesce.os, "getpid", lambda: -1)
+    values(coalescer.submit([row(1)]))
+    assert [thread.name for thread in model.threads] == ["MainThread", "echo-model"]
+
+
+def test_an_encoder_loads_its_model_in_another_thread_and_runs_it_in_the_main_thread(tiny_llama, monkeypatch):
     threads: list[threading.Thread] = []
     forward = Decoder.forward
     monkeypatch.setattr(Decoder, "forward", lambda *args, **kwargs: (threads.append(threading.current_thread()), forward(*args, **kwargs))[1])
-    EchoEncoder(tiny_llama).encode_documents(["a text"])
-    assert threads
-    assert threading.current_thread() not in threads
+    encoder = EchoEncoder(tiny_llama, Runtime(device="cpu"))
+    assert threading.main_thread() not in threads
+    threads.clear()
+    encoder.encode_documents(["a text"])
+    assert threads == [threading.main_thread()]
