@@ -8,7 +8,8 @@ dropout, a window that the model keeps to itself) is refused, and the caller goe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,8 +18,14 @@ from torch import Tensor, nn
 from echo_core.cpu_attention import attend_causal, attend_packed
 from echo_core.errors import ModelError
 
+log = logging.getLogger("echo_core")
+
 ROWS = "echo_rows"  # the name under which transformers knows the function
 ROWS_UNCOMPILED = "echo_rows_uncompiled"  # the same, left out of a compiled layer: its loops over blocks and rows would be compiled for each length
+LAYOUTS = {"packed": (True,), "mixed": (False, True), "padded": (False,)}  # see runner.py; True: rows lie end to end
+_FASTEST = {"cuda": "packed", "cpu": "mixed"}
+_PROBE = 6  # tokens of the two rows that both attentions are compared on
+Forward = Callable[[Tensor, Sequence[int] | None], Tensor]
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
 
@@ -34,6 +41,58 @@ def register_uncompiled() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(ROWS_UNCOMPILED, torch.compiler.disable(attend_rows))  # type: ignore[no-untyped-call]
+
+
+def choose_layout(model: Any, forward: Forward, wanted: str = "auto") -> str:
+    """How rows shall lie, of LAYOUTS: what suits the device, and this model can. Says in the log why they cannot be packed.
+
+    With it our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best.
+
+    Args:
+        model: of transformers.
+        forward: ids (B, T), and the rows' lengths if they lie end to end in one → the model's states (B, T, D).
+        wanted: "packed", "padded" or "auto".
+    """
+    device = next(model.parameters()).device.type
+    best = _FASTEST.get(device, "padded") if wanted == "auto" else wanted
+    if best != "padded":
+        problem = _switch(model, forward, best)
+        if problem is None:
+            return best
+        if best == "packed":
+            log.warning("rows are padded instead of laid end to end: %s", problem)
+    if device == "cpu":
+        _switch(model, forward, "padded")
+    return "padded"
+
+
+def _switch(model: Any, forward: Forward, layout: str) -> str | None:
+    """Switch to our attention, or give the reason why not, with the model as before."""
+    if next(model.parameters()).is_cuda and not varlen_available():
+        return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
+    before, name = model.config._attn_implementation, type(model).__name__
+    try:
+        apart = _compare(model, forward, LAYOUTS[layout])
+    except Exception as error:  # a model may fail in any way over arguments that it does not know
+        problem = f"{name} cannot: {error}"
+    else:
+        if apart <= max(1e-3, 16 * torch.finfo(model.dtype).eps):
+            return None
+        problem = f"states of {name} differ by {apart:.2g} of their length, so its rows see each other"
+    model.set_attn_implementation(before)
+    return problem
+
+
+@torch.inference_mode()
+def _compare(model: Any, forward: Forward, packings: Sequence[bool]) -> float:
+    """Switch; how far two short rows' states, end to end (True) or padded, then are from those before, as a share of their length."""
+    ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0) % model.config.get_text_config(decoder=True).vocab_size
+    ids = ids.to(next(model.parameters()).device)
+    own = forward(ids, None)
+    register_attention()
+    model.set_attn_implementation(ROWS)
+    ours = [forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else forward(ids, None) for packed in packings]
+    return float(((torch.stack(ours) - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
 
 
 def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int = 0) -> dict[str, Any]:

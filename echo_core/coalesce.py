@@ -4,9 +4,9 @@ A call alone never waits: its rows run at once. While they run, whatever arrives
 budget holds. Only behind a batch that served several callers does the thread wait, at most ``WAIT`` seconds, for as many to come back. Large calls
 take turns with all others after every batch, so nobody starves.
 
-On a CPU the main thread runs its own batches for as long as it is alone. Each thread that runs torch keeps a team of OpenMP threads, and where two
-teams are alive the second waits asleep at every barrier: a program that also runs another model in its main thread, as most do, would have each batch
-take 1.4 times as long (2 cores, LOG.md).
+On a CPU the main thread runs its own large calls, for as long as it is alone. Each thread that runs torch keeps a team of OpenMP threads, and where
+two teams are alive the second waits asleep at every barrier: in a program that also runs another model in its main thread each batch would take 1.4
+times as long (2 cores, LOG.md). For the same reason small calls, such as a server's first query to warm up, do not make it begin.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from echo_core.tokens import Row
 
 WAIT = 0.002  # seconds
 _PAUSE = 0.0002
+LARGE = 512  # tokens; a call of so many makes the main thread begin to work itself
 IDLE = 0.2  # seconds without a call after which the thread ends; it would keep the weights of a forgotten encoder alive
 _forking = threading.Lock()
 Made = TypeVar("Made")
@@ -81,8 +82,7 @@ class Job:
 
     def take(self, batch: Sequence[int], pooled: Tensor) -> None:
         """Keep the vectors of a batch; with the last batch the result is ready."""
-        sizes = [len(self.rows[i].spans) for i in batch]
-        for i, vectors in zip(batch, torch.split(pooled, sizes), strict=True):
+        for i, vectors in zip(batch, torch.split(pooled, [len(self.rows[i].spans) for i in batch]), strict=True):
             self._done[i] = vectors
         if self._on_batch:
             self._on_batch(batch)
@@ -113,6 +113,7 @@ class Coalescer:
 
     def _start_empty(self, main_thread_works: bool) -> None:
         self._process, self._main_thread_works = os.getpid(), main_thread_works
+        self._main_thread_began = False  # it has a team of OpenMP threads, which from then on is the one to use
         self._arrived = threading.Condition(threading.Lock())  # its lock guards all that follows
         self._jobs: deque[Job] = deque()
         self._running = False  # the thread of our own is there
@@ -131,13 +132,15 @@ class Coalescer:
         with self._arrived:
             self._jobs.append(job)
             self._arrived.notify()
-            if not self._in_main_thread():
+            if not self._for_main_thread(job):
                 self._others = True
                 self._start_thread()
         return job
 
-    def _in_main_thread(self) -> bool:
-        return self._main_thread_works and threading.current_thread() is threading.main_thread()
+    def _for_main_thread(self, job: Job) -> bool:
+        if not self._main_thread_works or threading.current_thread() is not threading.main_thread():
+            return False
+        return self._main_thread_began or sum(len(row.ids) for row in job.rows) >= LARGE
 
     def _start_thread(self) -> None:
         if not self._running and not self._in_hand:
@@ -146,11 +149,12 @@ class Coalescer:
 
     def _work_on(self, job: Job) -> None:
         """In the main thread, run the job's batches until another thread has a job too; the thread of our own does the rest."""
-        if not self._in_main_thread():
+        if not self._for_main_thread(job):
             return
         try:
             with self._arrived:
                 self._in_hand, self._others = not self._running, False
+                self._main_thread_began = True
             while self._in_hand and not self._others and not job.finished():
                 self._run_share([(job, job.batches.popleft())])
         finally:

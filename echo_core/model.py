@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echo_core.attention import ROWS, ROWS_UNCOMPILED, layout_arguments, register_attention, register_uncompiled, to_device, varlen_available
+from echo_core.attention import ROWS, ROWS_UNCOMPILED, choose_layout, layout_arguments, register_uncompiled, to_device
 from echo_core.batches import Batch
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
@@ -23,8 +23,7 @@ from echo_core.readout import ReadOut
 
 log = logging.getLogger("echo_core")
 
-_PROBE = 6  # tokens of the rows that a model is checked with
-_FASTEST = {"cuda": ("packed",), "cpu": ("mixed",)}  # layouts, see runner.py
+_PROBE = 6  # tokens of the rows that causality is checked with
 
 
 class Decoder:
@@ -46,7 +45,7 @@ class Decoder:
         self.max_positions: int | None = getattr(self._settings, "max_position_embeddings", None)
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
-        self.layout = self._choose_layout(runtime.attention)
+        self.layout = choose_layout(self._model, self.forward, runtime.attention)
         if runtime.compile:
             self._compile_layers()
 
@@ -80,47 +79,6 @@ class Decoder:
             self._model.set_attn_implementation(ROWS_UNCOMPILED)
         for layer in self._readout.layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)
-
-    def _choose_layout(self, wanted: str) -> str:
-        """How rows shall lie: "packed", "mixed" or "padded", what suits the device, and this model can. Says in the log why they cannot be packed.
-
-        With it our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best.
-        """
-        for layout in {"packed": ("packed",), "padded": (), "auto": _FASTEST.get(self.device.type, ())}[wanted]:
-            problem = self._try_attention((False, True) if layout == "mixed" else (True,))
-            if problem is None:
-                return layout
-            if layout == "packed":
-                log.warning("rows are padded instead of laid end to end: %s", problem)
-        if self.device.type == "cpu":
-            self._try_attention((False,))
-        return "padded"
-
-    def _try_attention(self, packings: Sequence[bool]) -> str | None:
-        """Switch to our attention, or give the reason why not, with the model as before."""
-        if self.device.type == "cuda" and not varlen_available():
-            return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
-        before = self._model.config._attn_implementation
-        try:
-            apart = self._compare_attention(packings)
-        except Exception as error:  # a model may fail in any way over arguments that it does not know
-            problem = f"{type(self._model).__name__} cannot: {error}"
-        else:
-            if apart <= max(1e-3, 16 * torch.finfo(self.dtype).eps):
-                return None
-            problem = f"states of {type(self._model).__name__} differ by {apart:.2g} of their length, so its rows see each other"
-        self._model.set_attn_implementation(before)
-        return problem
-
-    @torch.inference_mode()
-    def _compare_attention(self, packings: Sequence[bool]) -> float:
-        """Switch; how far two short rows' states, end to end (True) or padded, then are from those before, as a share of their length."""
-        ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0).to(self.device) % self.vocabulary
-        own = self.forward(ids)
-        register_attention()
-        self._model.set_attn_implementation(ROWS)
-        ours = [self.forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else self.forward(ids) for packed in packings]
-        return float(((torch.stack(ours) - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
 
     @torch.inference_mode()
     def _probe(self) -> int:

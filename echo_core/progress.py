@@ -20,11 +20,11 @@ class Progress:
 
     def __init__(self, total: int | None, shown: bool | None, stop: threading.Event | None = None) -> None:
         """``shown``: always, never, or (None) if stderr is a terminal; ``stop``: once it is set, ``add`` raises CancelledError."""
-        self._stop = stop
+        self._total, self._stop = total, stop
         self._outer = _outer.get()
-        disable = True if self._outer else None if shown is None else not shown
-        self._bar = tqdm(total=total, desc="echo", unit="text", delay=DELAY, disable=disable, dynamic_ncols=True)
-        self._started, self._tokens = time.perf_counter(), 0
+        self._disable = True if self._outer else None if shown is None else not shown
+        self._bar: tqdm[None] | None = None  # made when it is to appear: making it takes as long as tokenising a query
+        self._started, self._texts, self._tokens = time.perf_counter(), 0, 0
 
     def add(self, texts: int, tokens: int) -> None:
         """So much more is done."""
@@ -33,16 +33,20 @@ class Progress:
         if self._outer:
             self._outer.add(texts, tokens)
         self._tokens += tokens
-        if not self._bar.disable:
-            rate = self._tokens / (time.perf_counter() - self._started)
-            self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        seconds = time.perf_counter() - self._started
+        if self._bar is None and seconds > DELAY:
+            self._bar = tqdm(total=self._total, initial=self._texts, desc="echo", unit="text", disable=self._disable, dynamic_ncols=True)
+        self._texts += texts
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{self._tokens / seconds:,.0f} tokens/s", refresh=False)
             self._bar.update(texts)
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 _outer: ContextVar[Progress | None] = ContextVar("echo_progress", default=None)

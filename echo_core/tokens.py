@@ -81,6 +81,7 @@ class PromptTokenizer:
         pooled_text = [s.seam for s in self._segments if s.variable == "text" and s.pooled]
         text_seams = pooled_text + [s.seam for s in self._segments if s.variable == "text"]
         self._seams = tuple(dict.fromkeys(text_seams))  # the pooled one first: cuts are made there
+        self._nothing = {seam: tokenizer.encode([seam.before + seam.behind], seam.continuing)[0] for seam in self._seams}  # normalised away
         self.fixed_length = sum(len(s.ids) for s in self._segments)
 
     def longest_row(self) -> int:
@@ -129,8 +130,7 @@ class PromptTokenizer:
 
     def _encode(self, texts: Sequence[str], seam: Seam) -> list[list[int]]:
         ids = self._tokenizer.encode([seam.before + text + seam.behind for text in texts], seam.continuing)
-        nothing = self._tokenizer.encode([seam.before + seam.behind], seam.continuing)[0]  # a normaliser may delete the whole text
-        index = next((i for i, row in enumerate(ids) if row == nothing), None)
+        index = next((i for i, row in enumerate(ids) if row == self._nothing[seam]), None)
         if index is not None:
             raise UnencodableTextError(index, f"must give at least one token, got none from {texts[index][:40]!r}; leave it out")
         return ids

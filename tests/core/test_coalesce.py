@@ -203,6 +203,22 @@ def threads_of(model: Model) -> Callable[[Sequence[Row]], Tensor]:
     return lambda rows: (model.threads.append(threading.current_thread()), model.run(rows))[1]
 
 
+@pytest.fixture
+def every_call_is_large(monkeypatch):
+    monkeypatch.setattr(echo_core.coalesce, "LARGE", 1)
+
+
+def test_small_calls_do_not_make_the_main_thread_begin_to_work_itself():
+    """After a server's first query its main thread had a team of OpenMP threads, and the thread that served all others ran 1.4 times as long."""
+    model = Model()
+    coalescer = Coalescer(threads_of(model), lambda: 1000, main_thread_works=True)
+    for length in (3, echo_core.coalesce.LARGE, 3):
+        values(coalescer.submit([row(1, length)]))
+        time.sleep(3 * echo_core.coalesce.IDLE)  # until the thread has ended
+    assert [thread.name for thread in model.threads] == ["echo-model", "MainThread", "MainThread"]
+
+
+@pytest.mark.usefixtures("every_call_is_large")
 def test_alone_the_main_thread_runs_its_own_batches():
     model = Model()
     coalescer = Coalescer(threads_of(model), lambda: 3, main_thread_works=True)
@@ -212,6 +228,7 @@ def test_alone_the_main_thread_runs_its_own_batches():
     assert not coalescer._jobs
 
 
+@pytest.mark.usefixtures("every_call_is_large")
 def test_the_main_thread_hands_its_work_over_as_soon_as_another_thread_has_some():
     model = Model()
     coalescer = Coalescer(threads_of(model), lambda: 3, main_thread_works=True)
@@ -242,6 +259,7 @@ def test_other_threads_never_run_the_model_themselves():
     assert {thread.name for thread in model.threads} == {"echo-model"}
 
 
+@pytest.mark.usefixtures("every_call_is_large")
 def test_an_interrupt_in_the_main_threads_own_batch_ends_its_job_and_nothing_else():
     model = Model()
     interrupts = iter([KeyboardInterrupt()])
@@ -260,6 +278,7 @@ def test_an_interrupt_in_the_main_threads_own_batch_ends_its_job_and_nothing_els
     assert model.batches == [[1], [2]]
 
 
+@pytest.mark.usefixtures("every_call_is_large")
 def test_a_forked_child_leaves_the_work_to_a_thread(monkeypatch):
     """It has none of the OpenMP threads that torch in its main thread would wait for, for ever."""
     model = Model()
@@ -277,5 +296,5 @@ def test_an_encoder_loads_its_model_in_another_thread_and_runs_it_in_the_main_th
     encoder = EchoEncoder(tiny_llama, Runtime(device="cpu"))
     assert threading.main_thread() not in threads
     threads.clear()
-    encoder.encode_documents(["a text"])
-    assert threads == [threading.main_thread()]
+    encoder.encode_documents(["a text"] * 2 + [f"text {i}" for i in range(100)])
+    assert set(threads) == {threading.main_thread()}
