@@ -99,7 +99,9 @@ class Job:
 class Coalescer:
     """Runs jobs in one thread, fairly and in shared batches."""
 
-    def __init__(self, run: Callable[[Sequence[Row]], Tensor], budget: Callable[[], int], packed: bool = False, main_thread_works: bool = False) -> None:
+    def __init__(
+        self, run: Callable[[Sequence[Row]], Tensor], budget: Callable[[], int], packed: bool = False, main_thread_works: bool = False
+    ) -> None:
         """Nothing is started before the first job.
 
         Args:

@@ -19,6 +19,7 @@ from echo_core.batches import Batch
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError
+from echo_core.pruning import WORTH, Pruning, pooled_places
 from echo_core.readout import ReadOut
 
 log = logging.getLogger("echo_core")
@@ -46,15 +47,27 @@ class Decoder:
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
         self.layout = choose_layout(self._model, self.forward, runtime.attention)
+        self._pruning = None if runtime.compile else self._try_pruning()
         if runtime.compile:
             self._compile_layers()
 
     @torch.inference_mode()
     def states(self, batch: Batch) -> Tensor:
-        """Hidden states of all positions laid flat: (B·T, D) in the model's dtype, on its device."""
+        """Hidden states of all positions laid flat, right for those within spans: (B·T, D) in the model's dtype, on its device."""
         if self._readout.prepending is not None:
             self._readout.prepending.places = batch.slots
-        return self.forward(to_device(batch.ids, self.device), batch.lengths, batch.shared).flatten(0, 1)
+        places = pooled_places(batch.spans) if self._pruning and batch.ids.numel() >= WORTH else None
+        return self._forward_pruned(to_device(batch.ids, self.device), places, batch.lengths, batch.shared).flatten(0, 1)
+
+    def _forward_pruned(self, ids: Tensor, places: Tensor | None, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
+        """``forward``, right only for the tokens at the places; None: for all."""
+        if self._pruning is None or places is None:
+            return self.forward(ids, lengths, shared)
+        self._pruning.places = to_device(places, self.device)
+        try:
+            return self.forward(ids, lengths, shared)
+        finally:
+            self._pruning.places = None
 
     def forward(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
         """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed, and gradients flow unless switched off.
@@ -71,6 +84,23 @@ class Decoder:
     def choose_budget(self) -> int:
         """Tokens of a batch that suit the device, its free memory and the model's shape."""
         return choose_budget(self.device, self.dtype, Widths.of(self._settings))
+
+    @torch.inference_mode()
+    def _try_pruning(self) -> Pruning | None:
+        """The hooks that spare the last layer's feed-forward part, if they leave the pooled states of two short rows as they are."""
+        self._pruning = Pruning(self._readout.layers[-1])
+        ids = torch.arange(2 * _PROBE).view(2, _PROBE).to(self.device) % self.vocabulary
+        places = torch.tensor([_PROBE - 2, _PROBE - 1, 2 * _PROBE - 1])
+        whole = self.forward(ids).flatten(0, 1)[places].float()
+        try:
+            pruned = self._forward_pruned(ids, places).flatten(0, 1)[places].float()
+        except Exception as error:  # a mixture of experts, say, that gives its router's scores too
+            log.debug("the last layer runs whole: %s", error)
+        else:
+            if float((pruned - whole).norm() / whole.norm()) <= max(1e-5, 16 * torch.finfo(self.dtype).eps):
+                return self._pruning
+        self._pruning.remove()
+        return None
 
     def _compile_layers(self) -> None:
         """Compile each layer for any length. A layer at a time: the layers share their code, and the hooks of the read-out stay outside."""

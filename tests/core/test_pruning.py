@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import ModelFolder
+from tiny_models import FAMILIES
+from torch import Tensor, nn
+
+import echo_core.model
+from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core.batches import pack_rows, pad_rows
+from echo_core.model import Decoder
+from echo_core.pruning import Pruning, pooled_places
+from echo_core.tokens import Row, Span
+
+FP32 = Runtime(device="cpu", dtype="float32")
+ROWS = [Row(np.arange(n) + 3, (Span(i, n // 2, n - 1),)) for i, n in enumerate((9, 30, 17, 5))]
+
+
+def test_places_are_those_of_all_spans_each_once():
+    assert pooled_places([(4, 6), (0, 2), (5, 8)]).tolist() == [0, 1, 4, 5, 6, 7]
+
+
+@pytest.fixture
+def prune_always(monkeypatch):
+    monkeypatch.setattr(echo_core.model, "WORTH", 0)
+
+
+@pytest.mark.usefixtures("prune_always")
+@pytest.mark.parametrize("lay_out", [pad_rows, pack_rows])
+@pytest.mark.parametrize("layer", [-1, -2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pooled_states_are_those_of_the_whole_model_on_any_family(family: str, model_folder: ModelFolder, lay_out, layer: int):
+    folder = model_folder(family)
+    model = Decoder(folder, EchoConfig(str(folder), layer=layer), FP32)
+    if model.layout == "padded":
+        lay_out = pad_rows  # this family's rows are never laid end to end
+    batch = lay_out(ROWS)
+    pruned = model.states(batch)
+    model._pruning = None
+    whole = model.states(batch)
+    for start, end in batch.spans:
+        torch.testing.assert_close(pruned[start:end], whole[start:end], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("prune_always")
+def test_the_feed_forward_part_of_the_last_layer_sees_the_pooled_tokens_only(tiny_llama):
+    model = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), FP32)
+    seen: list[int] = []
+    for layer in model._readout.layers:
+        layer.mlp.gate_proj.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[-2] * args[0].shape[0]))
+    batch = pad_rows(ROWS)
+    model.states(batch)
+    pooled = sum(end - start for start, end in batch.spans)
+    assert seen[-1] == pooled
+    assert set(seen[:-1]) == {batch.ids.numel()}
+
+
+@pytest.mark.usefixtures("prune_always")
+def test_a_band_of_layers_is_the_same_too(tiny_llama):
+    encoder = EchoEncoder(EchoConfig(str(tiny_llama), layer=(-1, -2)), FP32)
+    pruned = encoder.encode_documents(["one text", "another text of some words"])
+    encoder._runner.decoder._pruning = None
+    assert np.abs(pruned - encoder.encode_documents(["one text", "another text of some words"])).max() < 1e-6
+
+
+def test_small_batches_run_whole(tiny_llama):
+    encoder = EchoEncoder(EchoConfig(str(tiny_llama)), FP32)
+    rows: list[int] = []
+    encoder._runner.decoder._readout.layers[-1].mlp.gate_proj.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[-2]))
+    encoder.encode_queries(["a short one"])
+    assert rows == [len(encoder._pipelines["query"].prompts.tokenise(["a short one"], {}).rows[0].ids)]
+
+
+def test_a_forward_pass_of_other_rows_is_whole_again(tiny_llama):
+    model = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), FP32)
+    ids = torch.arange(12)[None] + 3
+    before = model.forward(ids)
+    model._forward_pruned(ids, torch.tensor([3]))
+    assert torch.equal(model.forward(ids), before)
+
+
+def test_a_feed_forward_module_of_another_kind_is_left_alone(tiny_llama, monkeypatch):
+    class Odd(Pruning):
+        def _scatter(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+            return super()._scatter(module, args, (output, None))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(echo_core.model, "Pruning", Odd)
+    model = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), FP32)
+    assert model._pruning is None
+    assert not model._readout.layers[-1].mlp._forward_hooks
+
+
+def test_pruning_that_changes_pooled_states_is_switched_off(tiny_llama, monkeypatch):
+    class Wrong(Pruning):
+        def _scatter(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+            whole = super()._scatter(module, args, output)
+            return None if whole is None else whole + 1
+
+    monkeypatch.setattr(echo_core.model, "Pruning", Wrong)
+    assert Decoder(tiny_llama, EchoConfig(str(tiny_llama)), FP32)._pruning is None
