@@ -52,7 +52,7 @@ class EchoEncoder:
         self._weights = weights_identity(self._folder)  # now: the files may be written over while the loaded weights live on
         self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
         self._runner = in_thread_of_its_own(lambda: Runner(self._folder, self.config, self.runtime))
-        basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code)
+        basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code, self._weights)
         on_cpu = self._runner.decoder.device.type == "cpu"
         coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.packed, main_thread_works=on_cpu)
         self._pipelines = {

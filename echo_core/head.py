@@ -63,13 +63,18 @@ def _is_tied(folder: Path, trust_remote_code: bool) -> bool:
     return bool(getattr(config.get_text_config(decoder=True), "tie_word_embeddings", False))
 
 
-def filter_basis(folder: Path, trust_remote_code: bool = False) -> NDArray[np.float32]:
+def filter_basis(folder: Path, trust_remote_code: bool = False, weights: str | None = None) -> NDArray[np.float32]:
     """Right singular vectors of the LM head as columns, the middle of the spectrum first: (D, D) orthonormal.
+
+    Args:
+        folder: of the checkpoint.
+        trust_remote_code: as in ``Runtime``; only the checkpoint's config is read.
+        weights: their identity where it is known, for it takes reading them all.
 
     Raises:
         ModelError: see ``read_head``.
     """
-    path = _cache_folder() / f"{weights_identity(folder)}.safetensors"
+    path = _cache_folder() / f"{weights or weights_identity(folder)}.safetensors"
     if path.is_file():
         return load_file(path)["basis"]
     log.info("computing the filter's basis from the LM head in %s, once", folder)
