@@ -3,8 +3,11 @@
     python examples/finetune_lora.py
     python examples/finetune_lora.py --model HuggingFaceTB/SmolLM2-135M --output helpdesk-model
 
-Runs offline with the embedded default model, in a minute or two on two CPU cores. The merged result is a whole model: EchoSentenceTransformer loads
+Runs offline with the embedded default model, in about a minute on two CPU cores. The merged result is a whole model: EchoSentenceTransformer loads
 it, and so does EchoEncoder.load, and with it every other adapter of this project.
+
+The test questions are held out in two ways. New questions about answers that were trained on, a help desk's daily bread, find them somewhat better
+afterwards. Questions about answers that were never seen fare about as before: so few pairs teach a model those answers, no more.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from echo_core import EchoEncoder, Runtime
 from echo_sentence_transformers import EchoSentenceTransformer
 
 PAIRS = Path(__file__).resolve().parent / "data" / "pairs.jsonl"
+TESTS = {"test-question": "new questions about trained answers", "test-fact": "questions about other answers"}
 
 
 def main() -> None:
@@ -73,12 +77,14 @@ def train(model: EchoSentenceTransformer, pairs: list[dict[str, str]], steps: in
 
 def report(when: str, model: EchoSentenceTransformer, pairs: list[dict[str, str]]) -> None:
     """Print how well the test questions find their passage among all 160, most of which answer another question about the same library."""
-    tests = {str(number): pair for number, pair in enumerate(pairs) if pair["split"] == "test"}
-    queries = {number: pair["query"] for number, pair in tests.items()}
-    passages = {str(number): pair["passage"] for number, pair in enumerate(pairs)}
-    evaluator = InformationRetrievalEvaluator(queries, passages, {number: {number} for number in tests}, write_csv=False)
-    figures = model.evaluate(evaluator)
-    print(f"{when}: nDCG@10 {figures['cosine_ndcg@10']:.3f}, accuracy@1 {figures['cosine_accuracy@1']:.3f} on {len(tests)} test questions")
+    passages = {pair["passage"]: pair["passage"] for pair in pairs}  # each is its own id
+    found = []
+    for split, asked in TESTS.items():
+        queries = {pair["query"]: pair["query"] for pair in pairs if pair["split"] == split}
+        answers = {pair["query"]: {pair["passage"]} for pair in pairs if pair["split"] == split}
+        figures = model.evaluate(InformationRetrievalEvaluator(queries, passages, answers, write_csv=False))
+        found.append(f"{len(queries)} {asked}: nDCG@10 {figures['cosine_ndcg@10']:.3f}, accuracy@1 {figures['cosine_accuracy@1']:.3f}")
+    print(f"{when}: {'; '.join(found)}")
 
 
 def parse_options() -> argparse.Namespace:

@@ -11,7 +11,8 @@ except ModuleNotFoundError as error:
     raise ImportError("echo_chroma needs Chroma; install it with: pip install 'echo-embed[chroma]'") from error
 
 from echo_chroma.collection import check_collection, collection_options, open_collection
-from echo_chroma.documents import Added, add_documents, document_id
+from echo_chroma.documents import Added, add_documents
 from echo_chroma.function import EchoEmbeddingFunction
+from echo_chroma.records import document_id
 
 __all__ = ["Added", "EchoEmbeddingFunction", "add_documents", "check_collection", "collection_options", "document_id", "open_collection"]

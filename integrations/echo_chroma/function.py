@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +11,14 @@ from chromadb.api.types import Documents, EmbeddingFunction
 from chromadb.utils.embedding_functions import register_embedding_function
 from numpy.typing import NDArray
 
+from echo_chroma.stored import from_stored, to_stored, with_absolute_model
 from echo_core.checkpoint import find_checkpoint, weights_identity
 from echo_core.config import EchoConfig, Runtime
-from echo_core.errors import ConfigError
+from echo_core.errors import VariableError
 from echo_core.space import check_space, describe_space, space_metadata
 
 if TYPE_CHECKING:
     from echo_core.encoder import EchoEncoder
-
-_WEIGHTS = "weights"  # key of the stored config: which weights made the vectors, wherever the model lies today
 
 
 @register_embedding_function
@@ -45,13 +42,16 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
             ConfigError: an option is unknown, of the wrong type or out of range.
         """
         given = config if isinstance(config, EchoConfig) else EchoConfig(os.fspath(config) if config is not None else None)
-        self.config = dataclasses.replace(given, model=_absolute(given.model))
+        self.config = with_absolute_model(given)
         self.runtime = runtime or Runtime()
         self._weights = weights
 
     def __call__(self, input: Documents) -> list[NDArray[np.float32]]:
         """One vector (D,) float32 a text, by the document template. Raises like ``EchoEncoder.encode_documents``."""
-        return list(self.encoder.encode_documents(input))
+        try:
+            return list(self.encoder.encode_documents(input))
+        except VariableError as error:
+            raise VariableError(f"{error}; echo_chroma.add_documents(…, variables=…) takes values") from error
 
     def embed_query(self, input: Documents) -> list[NDArray[np.float32]]:
         """One vector (D,) float32 a text, by the query template. Raises like ``EchoEncoder.encode_queries``."""
@@ -85,21 +85,13 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
     @staticmethod
     def build_from_config(config: Mapping[str, Any]) -> EchoEmbeddingFunction:
-        """The function that ``get_config`` described; cheap, loads nothing.
-
-        Raises:
-            ConfigError: a key or a value that no EchoConfig has; a server may hand out any config, so nothing else gets in.
-        """
-        fields = dict(config)
-        weights = fields.pop(_WEIGHTS, None)
-        if not isinstance(weights, str | None):
-            raise ConfigError(f"{_WEIGHTS} must be a string, got {weights!r}")
-        return EchoEmbeddingFunction(EchoConfig.from_dict(fields), weights=weights)
+        """The function that ``get_config`` described; cheap, loads nothing. Raises like ``from_stored``."""
+        echo, weights = from_stored(config)
+        return EchoEmbeddingFunction(echo, weights=weights)
 
     def get_config(self) -> dict[str, Any]:
         """What defines the vectors, as JSON types: the config's fields that are set, and the weights' identity."""
-        fields = {key: value for key, value in self.config.to_dict().items() if value is not None}
-        return {**fields, _WEIGHTS: self.space[_WEIGHTS]}
+        return to_stored(self.config, self.space["weights"])
 
     def default_space(self) -> str:
         """Cosine: only a vector's direction has meaning."""
@@ -122,10 +114,3 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
     def validate_config(config: Mapping[str, Any]) -> None:
         """Return if a function can be built from the config. Raises like ``build_from_config``."""
         EchoEmbeddingFunction.build_from_config(config)
-
-
-def _absolute(model: str | None) -> str | None:
-    """A folder's absolute path, so that a process with another working directory finds it; a name on the Hub as it is."""
-    if model is None or not Path(model).expanduser().is_dir():
-        return model
-    return str(Path(model).expanduser().resolve())

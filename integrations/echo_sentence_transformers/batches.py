@@ -1,4 +1,4 @@
-"""The rows of a plan through the model, in batches cut by a budget of tokens."""
+"""The rows of a plan through the model, in batches cut by a budget of tokens: the encoder's runner over sentence-transformers' modules."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from echo_core.attention import to_device
-from echo_core.batches import pack_rows, pad_rows, plan_batches
+from echo_core.batches import Batch, plan_batches
 from echo_core.budget import Widths, choose_budget
 from echo_core.errors import NotFiniteError
+from echo_core.runner import Runner
 from echo_core.tokens import Row
 from echo_core.vectors import first_not_finite, join_spans
-from echo_sentence_transformers.rows import SPANS, Plan
+from echo_sentence_transformers.rows import Plan
 
 if TYPE_CHECKING:
     from echo_sentence_transformers.pooling import EchoPooling
@@ -30,19 +31,18 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
 
     Args:
         transformer: rows to states.
-        pooling: states to vectors.
+        pooling: how states become a vector.
         plan: the rows of N texts.
         budget: tokens of a batch; None: chosen for the device.
 
     Raises:
         NotFiniteError: a vector holds NaN or infinity; names the text.
+        ModelError: a single row does not fit into the device's memory.
     """
     device = next(transformer.parameters()).device
     vectors = torch.zeros(len(plan.numbers), pooling.get_embedding_dimension(), device=device)
     if plan.kept:
-        run = _Runner(transformer, pooling, device, transformer.lays_rows_end_to_end())
-        widths = Widths.of(transformer.model.config.get_text_config(decoder=True))
-        pooled = run.distinct(plan.rows, budget or choose_budget(device, transformer.model.dtype, widths))
+        pooled = _pool_distinct(_ModuleRunner(transformer, pooling, budget), plan.rows)[:, : pooling.dimension]
         if len(plan.rows) != len(plan.kept):
             spans = [span for row in plan.rows for span in row.spans]
             pooled = torch.from_numpy(join_spans(pooled.cpu().numpy(), spans, len(plan.kept))).to(device)
@@ -54,40 +54,44 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
     return vectors
 
 
+def _pool_distinct(runner: Runner, rows: Sequence[Row]) -> Tensor:
+    """One vector a row (R, D), each distinct row run once."""
+    places: dict[tuple[bytes, int], int] = {}
+    distinct: list[Row] = []
+    where: list[int] = []
+    for row in rows:
+        where.append(places.setdefault((row.ids.tobytes(), row.spans[0].start), len(distinct)))
+        if where[-1] == len(distinct):
+            distinct.append(row)
+    batches = plan_batches([len(row.ids) for row in distinct], runner.budget, runner.packed)
+    pooled = torch.cat([runner.run([distinct[i] for i in batch]) for batch in batches])
+    order = torch.tensor([i for batch in batches for i in batch]).argsort()
+    return pooled[order[torch.tensor(where)].to(pooled.device)]
+
+
 @dataclass(frozen=True)
-class _Runner:
-    """The two modules, where they are, and how rows are laid out for them."""
+class _States:
+    """What the encoder's runner needs of a decoder."""
 
     transformer: EchoTransformer
-    pooling: EchoPooling
     device: torch.device
-    packed: bool
+    layout: str
 
-    def distinct(self, rows: Sequence[Row], budget: int) -> Tensor:
-        """One vector a row (R, D), each distinct row run once."""
-        places: dict[tuple[bytes, int], int] = {}
-        distinct: list[Row] = []
-        where: list[int] = []
-        for row in rows:
-            where.append(places.setdefault((row.ids.tobytes(), row.spans[0].start), len(distinct)))
-            if where[-1] == len(distinct):
-                distinct.append(row)
-        batches = plan_batches([len(row.ids) for row in distinct], budget, self.packed)
-        parts = [self.batch([distinct[i] for i in batch]) for batch in batches]
-        order = torch.tensor([i for batch in batches for i in batch]).argsort()
-        return torch.cat(parts)[order[torch.tensor(where)].to(self.device)]
+    def states(self, batch: Batch) -> Tensor:
+        return self.transformer.states(to_device(batch.ids, self.device), batch.lengths, batch.shared).flatten(0, 1)
 
-    def batch(self, rows: Sequence[Row]) -> Tensor:
-        """One vector a row; in two halves if memory runs out."""
-        batch = pack_rows(rows) if self.packed else pad_rows(rows)
-        try:
-            states = self.transformer.states(to_device(batch.ids, self.device), batch.lengths)
-            vectors: Tensor = self.pooling({"token_embeddings": states, SPANS: batch.spans})["sentence_embedding"]
-            return vectors
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
-                raise
+
+class _ModuleRunner(Runner):
+    """The encoder's runner over a model that is loaded already, for one call of ``encode``."""
+
+    def __init__(self, transformer: EchoTransformer, pooling: EchoPooling, budget: int | None) -> None:
+        device, layout = next(transformer.parameters()).device, transformer.choose_layout()
+        widths = Widths.of(transformer.model.config.get_text_config(decoder=True))
+        self.decoder = _States(transformer, device, layout)  # type: ignore[assignment]
+        self.budget = budget or choose_budget(device, transformer.model.dtype, widths)
+        self.packed, self._pooling = layout == "packed", pooling.pooling
+
+    def _halve_budget(self, tokens: int) -> None:
+        self.budget = max(1, min(self.budget, tokens // 2))
         torch.cuda.empty_cache()
-        log.warning("out of memory with %d tokens in a batch; halved (model.token_budget sets it)", batch.ids.numel())
-        middle = len(rows) // 2
-        return torch.cat([self.batch(rows[:middle]), self.batch(rows[middle:])])
+        log.warning("out of memory with %d tokens in a batch; halved (model.token_budget sets it)", tokens)

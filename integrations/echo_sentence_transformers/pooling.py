@@ -10,7 +10,7 @@ from torch import Tensor
 
 from echo_core.errors import check_choice
 from echo_core.pooling import POOLERS, pool_spans
-from echo_sentence_transformers.rows import POOL, SPANS
+from echo_sentence_transformers.rows import POOL
 
 _NAMES = {"mean": "mean", "last": "lasttoken", "weighted_mean": "weightedmean"}  # ours → sentence-transformers'
 
@@ -29,11 +29,8 @@ class EchoPooling(Pooling):  # type: ignore[misc]
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """The same dict with ``sentence_embedding`` (B, D) float32; a row that pools nothing gives zeros."""
-        states: Tensor = features["token_embeddings"]
-        spans = features.get(SPANS) or _spans(features[POOL])
-        pooled = pool_spans(states.flatten(0, 1), spans, self.pooling)
-        if POOL in features:
-            pooled = pooled * features[POOL].any(dim=1, keepdim=True)
+        states, mask = features["token_embeddings"], features[POOL]
+        pooled = pool_spans(states.flatten(0, 1), _spans(mask), self.pooling) * mask.any(dim=1, keepdim=True)
         features["sentence_embedding"] = pooled[:, : self.dimension]
         return features
 

@@ -24,7 +24,7 @@ class ReadOutTransformer(Transformer):  # type: ignore[misc]
         fixed = {"modality_config": _TEXT_ONLY, "module_output_name": "token_embeddings", "unpad_inputs": False}
         super().__init__(model_name_or_path, **fixed, **options)
         self._layer, self._tap = tap_layer(self.model, layer)
-        self._attention = RowAttention(self.model, wanted="attn_implementation" not in (options.get("model_kwargs") or {}))
+        self._attention = RowAttention(self.model, chosen="attn_implementation" in (options.get("model_kwargs") or {}))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """The same dict with ``token_embeddings`` (B, T, D): the states at the read-out layer.
@@ -38,16 +38,16 @@ class ReadOutTransformer(Transformer):  # type: ignore[misc]
         features.update({key: value for key, value in output.items() if key != INPUT})
         return features
 
-    def states(self, ids: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """States (B, T, D) at the read-out layer for rows padded on the right (B, T); with ``lengths``, for all rows end to end, (1, N)."""
-        layout = {} if lengths is None else layout_arguments(lengths, ids.device)
+    def states(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
+        """States (B, T, D) at the read-out layer; the arguments are those of ``Decoder.forward``."""
+        layout = {} if lengths is None else layout_arguments(lengths, ids.device, shared)
         if self._tap:
             self._tap.open()
         output: Tensor = self.model(input_ids=ids, use_cache=False, **layout).last_hidden_state
         return self._tap.take() if self._tap else output
 
-    def lays_rows_end_to_end(self) -> bool:
-        """True if ``states`` wants its rows end to end; from here on the encoder's attention serves, where it can, until training."""
+    def choose_layout(self) -> str:
+        """How ``states`` wants its rows to lie; from here on the encoder's attention serves, where it can, until training."""
         return self._attention.switch_on(self.model, self.states)
 
     def train(self, mode: bool = True) -> ReadOutTransformer:

@@ -14,7 +14,7 @@ from echo_core.errors import ConfigError, TextError, UnencodableTextError, Varia
 from echo_core.inputs import fill_variables, is_blank
 from echo_core.tokens import PromptTokenizer, Row, Span, Tokenised
 
-INPUT, MASK, POOL, SPANS, PLAN = "input_ids", "attention_mask", "pooling_mask", "pooling_spans", "echo_plan"
+INPUT, MASK, POOL, PLAN = "input_ids", "attention_mask", "pooling_mask", "echo_plan"
 
 
 class WholeText(str):

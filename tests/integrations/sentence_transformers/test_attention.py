@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.attention import ROWS
 from echo_sentence_transformers import EchoSentenceTransformer
 
@@ -34,6 +35,19 @@ def test_encode_runs_with_the_encoders_attention_and_training_with_the_models(mo
     assert attention(model) == ROWS
 
 
+def test_encode_runs_what_all_rows_begin_with_once_and_pads_nothing(model: EchoSentenceTransformer) -> None:
+    """Short queries took a tenth longer than in the encoder, which lays rows end to end where that saves enough tokens."""
+    texts = [f"Where is {word}?" for word in ("Paris", "the village by the frozen river", "it", "Prague")]
+    lengths = [len(model[0].preprocess([text])["input_ids"][0]) for text in texts]
+    seen: list[int] = []
+    model[0].model.embed_tokens.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
+    model.encode("tried out before the first text")
+    seen.clear()
+    model.encode(texts)
+    assert len(seen) == 1
+    assert seen[0] < sum(lengths) < len(lengths) * max(lengths)
+
+
 def test_a_chosen_attention_is_kept_and_gives_the_same_vectors(model: EchoSentenceTransformer, tiny_llama: Path) -> None:
     chosen = EchoSentenceTransformer(str(tiny_llama), device="cpu", model_kwargs={"attn_implementation": "eager"})
     np.testing.assert_allclose(chosen.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
@@ -46,6 +60,19 @@ def test_a_model_with_another_kind_of_attention_gives_the_vectors_of_its_own(mod
     model = EchoSentenceTransformer(folder, device="cpu")
     own = EchoSentenceTransformer(folder, device="cpu", model_kwargs={"attn_implementation": attention(model)})
     np.testing.assert_allclose(model.encode(TEXTS), own.encode(TEXTS), atol=1e-5)
+
+
+def test_soft_caps_of_attention_scores_are_kept_in_encode_in_training_and_after_loading(model_folder: object, tmp_path: Path) -> None:
+    """A Gemma 2 ran with transformers' sdpa, which leaves its soft caps out in silence: its vectors were those of another model."""
+    folder = model_folder("gemma2")  # type: ignore[operator]
+    echo = EchoConfig(str(folder))
+    expected = EchoEncoder(echo, Runtime(device="cpu", dtype="float32")).encode_documents(TEXTS)
+    model = EchoSentenceTransformer(echo, device="cpu")
+    np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-5)
+    trained = model.train()(model.preprocess(TEXTS[:1]))["sentence_embedding"]
+    np.testing.assert_allclose(trained.detach(), expected[:1], atol=1e-5)
+    model.save_pretrained(str(tmp_path))
+    np.testing.assert_allclose(EchoSentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS), expected, atol=1e-5)
 
 
 def test_the_attention_of_encode_is_not_saved_and_survives_pickling(model: EchoSentenceTransformer, tmp_path: Path) -> None:

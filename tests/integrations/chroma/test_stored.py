@@ -1,0 +1,34 @@
+"""The config that Chroma stores: there and back, and nothing foreign gets in."""
+
+import dataclasses
+import json
+
+import pytest
+
+from echo_chroma.stored import from_stored, to_stored, with_absolute_model
+from echo_core import ConfigError, EchoConfig
+
+
+def test_it_goes_round_through_json(config):
+    wide = dataclasses.replace(config, layer=(1, -1), centre=(0.5, -0.5))
+    assert from_stored(json.loads(json.dumps(to_stored(wide, "0123")))) == (wide, "0123")
+
+
+def test_options_that_are_off_are_left_out_so_that_a_later_option_changes_nothing(config):
+    assert None not in to_stored(config, "0123").values()
+    assert from_stored(config.to_dict()) == (config, None)
+
+
+@pytest.mark.parametrize(
+    "poison", [{"trust_remote_code": True}, {"device": "cuda"}, {"token": "secret"}, {"auto_map": {}}, {"weights": 3}, {"layer": "x"}], ids=str
+)
+def test_anything_else_in_it_is_refused(config, poison):
+    with pytest.raises(ConfigError, match=next(iter(poison))):
+        from_stored({**to_stored(config, "0123"), **poison})
+
+
+def test_a_folder_becomes_absolute_and_a_name_stays_as_it_is(tiny_llama, monkeypatch):
+    monkeypatch.chdir(tiny_llama.parent)
+    assert with_absolute_model(EchoConfig(f"./{tiny_llama.name}")).model == str(tiny_llama.resolve())
+    assert with_absolute_model(EchoConfig("org/model")).model == "org/model"
+    assert with_absolute_model(EchoConfig()).model is None
