@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from quality_data import EvaluationSet, PairSet, RetrievalSet
+from quality_data import EvaluationSet, LabelledSet, PairSet, RetrievalSet
 
 from echo_core import EchoEncoder, Tuning, tune
 
 
 def tune_sets(encoder: EchoEncoder, sets: Sequence[EvaluationSet], seconds: float) -> Iterator[dict[str, Any]]:
-    """A record for each set of pairs or of queries and documents, with every trial; other sets are left out."""
+    """A record for each set, with every trial; triplets are left out."""
     for data in sets:
-        if isinstance(data, PairSet | RetrievalSet):
+        if isinstance(data, PairSet | RetrievalSet | LabelledSet):
             found = tune(encoder, tuning_sample(data), seconds=seconds)
             print(f"\n{data.name}\n\n{found.table()}", flush=True)
             yield describe(data.name, found)
 
 
-def tuning_sample(data: PairSet | RetrievalSet) -> list[tuple[str, str, float]] | list[tuple[str, str]]:
-    """The pairs with their scores, or each query with its first relevant document."""
+def tuning_sample(data: PairSet | RetrievalSet | LabelledSet) -> list[tuple[str, str, float]] | list[tuple[str, str]]:
+    """The pairs with their scores; each query with its first relevant document; for each label a text to test with, and one of the same label."""
     if isinstance(data, PairSet):
         return list(zip(data.left, data.right, data.gold, strict=True))
+    if isinstance(data, LabelledSet):
+        asked, answers = (dict(zip(labels, texts, strict=True)) for labels, texts in ((data.test_labels, data.test), (data.train_labels, data.train)))
+        return [(asked[label], answers[label]) for label in sorted(asked.keys() & answers.keys())]
     return [(query, data.documents[min(right)]) for query, right in zip(data.queries, data.relevant, strict=True)]
 
 

@@ -5,7 +5,8 @@
 First, a table of token vectors is fitted whose plain mean over a text comes near the teacher's vector. It is turned (which
 changes no dot product between vectors) toward the language model's token embeddings and added to them, so that training starts
 near a usable embedding; the layers then learn what a mean of words cannot know. A share of language modelling on the first
-saying is mixed in. Stopped at any moment, the same command goes on from the last checkpoint.
+saying is mixed in. What is measured and exported is a mean of the weights before and after: better than either. Stopped at any
+moment, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -334,12 +336,15 @@ class EchoTuning:
         indices = self.corpus.held_out
         found = self.vectors([self.corpus.sayings[i] for i in indices])
         cosine = (found * (self.corpus.vectors[indices] @ self.rotation)).sum(1).mean()
+        measures = {"cosine to teacher": float(cosine)}
         place = {index: row for row, index in enumerate(indices)}
         passages = [i for i in indices if self.corpus.kinds[i] == "passage" and self.corpus.partners[i]]
+        if not passages:  # a corpus without pairs
+            return measures
         queries = [self.corpus.partners[i][0] for i in passages]
         scores = found[[place[i] for i in queries]] @ found[[place[i] for i in passages]].T
         hits = (scores.argmax(1) == torch.arange(len(passages))).float().mean()
-        return {"cosine to teacher": float(cosine), "own passage first": float(hits)}
+        return {**measures, "own passage first": float(hits)}
 
 
 def similarity_measure(tuning: EchoTuning, tokenizer: PreTrainedTokenizerFast, path: Path) -> float:
@@ -360,16 +365,30 @@ class Run:
     work: Path
     output: Path
     similarity: Path | None
+    start: list[Tensor]  # the weights before the first step
     history: list[dict[str, float]]
     tokens: int = 0
     passes_done: int = 0
 
+    @contextmanager
+    def exported_weights(self) -> Iterator[None]:
+        """Inside, the trainer holds the recipe's mean of the weights before the first step and those of now."""
+        trainer = self.tuning.trainer
+        now = [weights.detach().clone() for weights in trainer.weights()]
+        share = self.tuning.recipe.exported_share
+        trainer.put([torch.lerp(first, last, share) for first, last in zip(self.start, now, strict=True)])
+        try:
+            yield
+        finally:
+            trainer.put(now)
+
     def measure(self) -> str:
-        """Adds measures to the history's last row."""
+        """Adds measures of the exported weights to the history's last row."""
         row = self.history[-1]
-        row.update(self.tuning.held_out_measures())
-        if self.similarity:
-            row["similarity, development set"] = similarity_measure(self.tuning, self.tokenizer, self.similarity)
+        with self.exported_weights():
+            row.update(self.tuning.held_out_measures())
+            if self.similarity:
+                row["similarity, development set"] = similarity_measure(self.tuning, self.tokenizer, self.similarity)
         return ", ".join(f"{name} {value:.3f}" for name, value in row.items())
 
     def save(self) -> None:
@@ -377,13 +396,15 @@ class Run:
         state = {
             "trainer": self.tuning.trainer.state(),
             "rotation": self.tuning.rotation,
+            "start": self.start,
             "history": self.history,
             "tokens": self.tokens,
             "passes_done": self.passes_done,
         }
         write_checkpoint(self.work / "echo_state.pt", state)
         plot_curves(self.history, self.work / "echo_tuning.png", "Echo fine-tuning")
-        self.tuning.trainer.save_model(self.output, self.tokenizer)
+        with self.exported_weights():
+            self.tuning.trainer.save_model(self.output, self.tokenizer)
 
     def upcoming(self) -> Iterator[list[list[int]]]:
         """The passes of each step from where the run stands, epoch after epoch."""
@@ -436,14 +457,15 @@ def start(work: Path, output: Path, similarity: Path | None, recipe: Recipe) -> 
     checkpoint = work / "echo_state.pt"
     if not checkpoint.exists():
         rotation = add_token_vectors(trainer, prompt, corpus, work, recipe)
-        run = Run(EchoTuning(corpus, prompt, trainer, rotation, recipe), tokenizer, work, output, similarity, [{"step": 0}])
+        first = [weights.detach().clone() for weights in trainer.weights()]
+        run = Run(EchoTuning(corpus, prompt, trainer, rotation, recipe), tokenizer, work, output, similarity, first, [{"step": 0}])
         print(run.measure(), flush=True)
         run.save()
         return run
     state = torch.load(checkpoint)
     trainer.load(state["trainer"])
     tuning = EchoTuning(corpus, prompt, trainer, state["rotation"], recipe)
-    return Run(tuning, tokenizer, work, output, similarity, state["history"], state["tokens"], state["passes_done"])
+    return Run(tuning, tokenizer, work, output, similarity, state["start"], state["history"], state["tokens"], state["passes_done"])
 
 
 def main() -> None:

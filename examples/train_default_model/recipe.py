@@ -48,7 +48,7 @@ class Recipe:
 
     # Language modelling. `shares`: what part of the tokens comes from which kind of file (the file
     # name up to the first "-" or "."); a kind that is not named here is left out of this stage.
-    lm_tokens: int = 2_250_000
+    lm_tokens: int = 7_000_000
     lm_shares: tuple[tuple[str, float], ...] = (
         ("openstax", 0.34),
         ("general", 0.34),
@@ -104,7 +104,7 @@ class Recipe:
     # Echo fine-tuning. `echo_shares`: what part of the texts of a kind each epoch sees.
     template: str = "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]"
     max_tokens: int = 256
-    echo_tokens: int = 750_000
+    echo_tokens: int = 1_100_000
     echo_shares: tuple[tuple[str, float], ...] = (
         ("caption", 1.0),
         ("query", 1.0),
@@ -126,6 +126,9 @@ class Recipe:
     partner_weight: float = 0.1
     language_weight: float = 0.04
     held_out_share: float = 0.006
+
+    # The exported model lies so far on the way from the weights that echo fine-tuning starts with to those it ends with.
+    exported_share: float = 0.3
 
     seed: int = 7
 
@@ -290,6 +293,18 @@ class Trainer:
                 master.grad.zero_()
         return float(norm)
 
+    def weights(self) -> list[Tensor]:
+        """All weights in fp32, the embeddings first."""
+        return [self.embeddings.data, *(master.data for master in self.masters)]
+
+    @torch.no_grad()
+    def put(self, weights: list[Tensor]) -> None:
+        """Other values for all weights, as ``weights`` gives them."""
+        for own, other in zip(self.weights(), weights, strict=True):
+            own.copy_(other)
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.copy_(master)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         return {
@@ -300,11 +315,7 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Back to a checkpoint."""
-        with torch.no_grad():
-            self.embeddings.copy_(state["embeddings"])
-            for parameter, master, saved in zip(self.parameters, self.masters, state["masters"], strict=True):
-                master.copy_(saved)
-                parameter.copy_(saved)
+        self.put([state["embeddings"], *state["masters"]])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 

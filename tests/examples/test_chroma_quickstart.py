@@ -63,7 +63,7 @@ def test_the_demo_answers_from_the_sample_documents_and_resumes(tmp_path):
     assert "Passages: 72 embedded" in first.stdout
     assert "Passages: none new, 72 there already." in second.stdout
     right = int(re.search(r"the right document \(of 72\) came first for (\d+)", first.stdout)[1])
-    assert right >= 20  # chance: 1 of 72 for each of the 40 questions; BM25: 20
+    assert right >= 28  # of 40; BM25 finds 17
     assert first.stdout.splitlines()[2:] == second.stdout.splitlines()[2:]
     assert "\x1b[" not in first.stdout, "no colours outside a terminal"
 
