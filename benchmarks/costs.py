@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shapes import Shape
 
 from echo_core.batches import plan_batches
+from echo_core.model import Decoder
 from echo_core.runner import Runner
 from echo_core.tokens import Row
 
@@ -28,7 +29,7 @@ def padding_sorted(lengths: Sequence[int], rows: int) -> float:
     return padding_in_order(sorted(lengths, reverse=True), rows)
 
 
-def tokens_laid_out(runner: Runner, rows: Sequence[Row]) -> int:
+def tokens_laid_out(runner: Runner[Decoder], rows: Sequence[Row]) -> int:
     """Tokens that our encoder runs for these rows, padding included, what a batch's rows share counted once."""
     batches = plan_batches([len(row.ids) for row in rows], runner.budget, runner.packed)
     return sum(runner._lay_out([rows[i] for i in batch]).ids.numel() for batch in batches)

@@ -25,7 +25,7 @@ from echo_core.inputs import Variables, check_collection, check_text, fill_varia
 from echo_core.limits import check_limits
 from echo_core.pipeline import Pipeline
 from echo_core.progress import Progress
-from echo_core.runner import Runner
+from echo_core.runner import load_runner
 from echo_core.space import describe_space, fingerprint
 from echo_core.tokenizer import TextTokenizer
 from echo_core.tokens import PromptTokenizer, Row
@@ -51,7 +51,7 @@ class EchoEncoder:
         self._folder = find_checkpoint(self.config)
         self._weights = weights_identity(self._folder)  # now: the files may be written over while the loaded weights live on
         self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
-        self._runner = in_thread_of_its_own(lambda: Runner(self._folder, self.config, self.runtime))
+        self._runner = in_thread_of_its_own(lambda: load_runner(self._folder, self.config, self.runtime))
         basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code, self._weights)
         on_cpu = self._runner.decoder.device.type == "cpu"
         coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.packed, main_thread_works=on_cpu)

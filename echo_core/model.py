@@ -56,18 +56,11 @@ class Decoder:
         """Hidden states of all positions laid flat, right for those within spans: (B·T, D) in the model's dtype, on its device."""
         if self._readout.prepending is not None:
             self._readout.prepending.places = batch.slots
-        places = pooled_places(batch.spans) if self._pruning and batch.ids.numel() >= WORTH else None
-        return self._forward_pruned(to_device(batch.ids, self.device), places, batch.lengths, batch.shared).flatten(0, 1)
-
-    def _forward_pruned(self, ids: Tensor, places: Tensor | None, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
-        """``forward``, right only for the tokens at the places; None: for all."""
-        if self._pruning is None or places is None:
-            return self.forward(ids, lengths, shared)
-        self._pruning.places = to_device(places, self.device)
-        try:
-            return self.forward(ids, lengths, shared)
-        finally:
-            self._pruning.places = None
+        ids = to_device(batch.ids, self.device)
+        if self._pruning is None or ids.numel() < WORTH:
+            return self.forward(ids, batch.lengths, batch.shared).flatten(0, 1)
+        with self._pruning.only(to_device(pooled_places(batch.spans), self.device)):
+            return self.forward(ids, batch.lengths, batch.shared).flatten(0, 1)
 
     def forward(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
         """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed, and gradients flow unless switched off.
@@ -88,18 +81,19 @@ class Decoder:
     @torch.inference_mode()
     def _try_pruning(self) -> Pruning | None:
         """The hooks that spare the last layer's feed-forward part, if they leave the pooled states of two short rows as they are."""
-        self._pruning = Pruning(self._readout.layers[-1])
+        pruning = Pruning(self._readout.layers[-1])
         ids = torch.arange(2 * _PROBE).view(2, _PROBE).to(self.device) % self.vocabulary
-        places = torch.tensor([_PROBE - 2, _PROBE - 1, 2 * _PROBE - 1])
+        places = torch.tensor([_PROBE - 2, _PROBE - 1, 2 * _PROBE - 1]).to(self.device)
         whole = self.forward(ids).flatten(0, 1)[places].float()
         try:
-            pruned = self._forward_pruned(ids, places).flatten(0, 1)[places].float()
+            with pruning.only(places):
+                pruned = self.forward(ids).flatten(0, 1)[places].float()
         except Exception as error:  # a mixture of experts, say, that gives its router's scores too
             log.debug("the last layer runs whole: %s", error)
         else:
             if float((pruned - whole).norm() / whole.norm()) <= max(1e-5, 16 * torch.finfo(self.dtype).eps):
-                return self._pruning
-        self._pruning.remove()
+                return pruning
+        pruning.remove()
         return None
 
     def _compile_layers(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,15 +22,35 @@ log = logging.getLogger("echo_core")
 WORTH_PACKING = 0.1  # share of padding; measured on a CPU: 16 % of it costs 1.07-1.17 times packed rows, 2-5 % of it 0.92-0.98 times
 
 
-class Runner:
-    """A decoder and the budget of tokens that its device can take at present."""
+class Layers(Protocol):
+    """What gives states: ``Decoder``, or another model with its layout."""
 
-    def __init__(self, folder: Path, config: EchoConfig, runtime: Runtime) -> None:
-        """Load the decoder; raises like ``Decoder``."""
-        self.decoder = Decoder(folder, config, runtime)
-        self.budget = runtime.token_budget or self.decoder.choose_budget()
-        self._pooling = config.pooling
-        self.packed = self.decoder.layout == "packed"
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    def layout(self) -> str:
+        """How rows shall lie, of ``attention.LAYOUTS``."""
+
+    def states(self, batch: Batch) -> Tensor:
+        """States of all positions laid flat, (B·T, D)."""
+
+    def choose_budget(self) -> int:
+        """Tokens of a batch that suit the device."""
+
+
+Model = TypeVar("Model", bound=Layers)
+
+
+class Runner(Generic[Model]):
+    """A model and the budget of tokens that its device can take at present."""
+
+    def __init__(self, decoder: Model, pooling: str, token_budget: int | None = None, knob: str = "Runtime(token_budget=…)") -> None:
+        """``token_budget``: tokens of a batch, None: what the decoder chooses; ``knob``: where a user sets it, for messages."""
+        self.decoder, self._pooling, self._knob = decoder, pooling, knob
+        self.budget = token_budget or decoder.choose_budget()
+        self.packed = decoder.layout == "packed"
 
     def run(self, rows: Sequence[Row]) -> Tensor:
         """Pooled vectors of the rows' spans: (S, D) float32 on the device.
@@ -72,4 +93,9 @@ class Runner:
     def _halve_budget(self, tokens: int) -> None:
         self.budget = max(1, min(self.budget, tokens // 2))
         torch.cuda.empty_cache()
-        log.warning("out of memory with %d tokens in a batch; going on with %d (Runtime(token_budget=…) sets it)", tokens, self.budget)
+        log.warning("out of memory with %d tokens in a batch; going on with %d (%s sets it)", tokens, self.budget, self._knob)
+
+
+def load_runner(folder: Path, config: EchoConfig, runtime: Runtime) -> Runner[Decoder]:
+    """The runner of a checkpoint's decoder; raises like ``Decoder``."""
+    return Runner(Decoder(folder, config, runtime), config.pooling, runtime.token_budget)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from echo_sentence_transformers.pooling import EchoPooling
     from echo_sentence_transformers.transformer import EchoTransformer
 
-log = logging.getLogger("echo_sentence_transformers")
-
 
 def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, budget: int | None) -> Tensor:
     """Pooled vectors (N, D) float32 on the model's device, one a text; windows are joined, a blank text gives zeros.
@@ -42,7 +39,8 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
     device = next(transformer.parameters()).device
     vectors = torch.zeros(len(plan.numbers), pooling.get_embedding_dimension(), device=device)
     if plan.kept:
-        pooled = _pool_distinct(_ModuleRunner(transformer, pooling, budget), plan.rows)[:, : pooling.dimension]
+        runner = Runner(_States(transformer, device, transformer.choose_layout()), pooling.pooling, budget, knob="model.token_budget")
+        pooled = _pool_distinct(runner, plan.rows)[:, : pooling.dimension]
         if len(plan.rows) != len(plan.kept):
             spans = [span for row in plan.rows for span in row.spans]
             pooled = torch.from_numpy(join_spans(pooled.cpu().numpy(), spans, len(plan.kept))).to(device)
@@ -54,7 +52,7 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
     return vectors
 
 
-def _pool_distinct(runner: Runner, rows: Sequence[Row]) -> Tensor:
+def _pool_distinct(runner: Runner[_States], rows: Sequence[Row]) -> Tensor:
     """One vector a row (R, D), each distinct row run once."""
     places: dict[tuple[bytes, int], int] = {}
     distinct: list[Row] = []
@@ -80,18 +78,6 @@ class _States:
     def states(self, batch: Batch) -> Tensor:
         return self.transformer.states(to_device(batch.ids, self.device), batch.lengths, batch.shared).flatten(0, 1)
 
-
-class _ModuleRunner(Runner):
-    """The encoder's runner over a model that is loaded already, for one call of ``encode``."""
-
-    def __init__(self, transformer: EchoTransformer, pooling: EchoPooling, budget: int | None) -> None:
-        device, layout = next(transformer.parameters()).device, transformer.choose_layout()
-        widths = Widths.of(transformer.model.config.get_text_config(decoder=True))
-        self.decoder = _States(transformer, device, layout)  # type: ignore[assignment]
-        self.budget = budget or choose_budget(device, transformer.model.dtype, widths)
-        self.packed, self._pooling = layout == "packed", pooling.pooling
-
-    def _halve_budget(self, tokens: int) -> None:
-        self.budget = max(1, min(self.budget, tokens // 2))
-        torch.cuda.empty_cache()
-        log.warning("out of memory with %d tokens in a batch; halved (model.token_budget sets it)", tokens)
+    def choose_budget(self) -> int:
+        model = self.transformer.model
+        return choose_budget(self.device, model.dtype, Widths.of(model.config.get_text_config(decoder=True)))

@@ -14,7 +14,7 @@ from echo_core.attention import ROWS, attend_rows, layout_arguments
 from echo_core.batches import pack_rows, pad_rows, shared_tokens
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
-from echo_core.runner import Runner
+from echo_core.runner import load_runner
 from echo_core.tokens import Row, Span
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def test_a_window_that_the_model_keeps_to_itself_is_refused():
 
 
 def test_a_cpu_pads_rows_or_lays_them_end_to_end_whichever_costs_less(tiny_llama):
-    runner = Runner(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu"))
+    runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu"))
     assert runner.decoder.layout == "mixed"
     assert runner.decoder._model.config._attn_implementation == ROWS
     assert [end_to_end(runner, lengths) for lengths in ([40], [40, 39, 38], [40, 20], [40, 5, 5])] == [False, False, True, True]
@@ -114,7 +114,7 @@ def test_a_cpu_pads_rows_or_lays_them_end_to_end_whichever_costs_less(tiny_llama
 
 @pytest.mark.parametrize(("attention", "packs"), [("packed", True), ("padded", False)])
 def test_a_runtime_that_names_the_layout_gets_it(attention, packs, tiny_llama):
-    runner = Runner(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(attention))
+    runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(attention))
     assert [end_to_end(runner, lengths) for lengths in ([40], [40, 5, 5])] == [packs, packs]
 
 
@@ -131,7 +131,7 @@ def end_to_end(runner, lengths, begin=0):
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "opt", "gemma3"])
 def test_what_all_rows_begin_with_runs_once_and_changes_nothing(family, model_folder):
     folder = model_folder(family)
-    runner = Runner(folder, EchoConfig(str(folder)), packed_runtime())
+    runner = load_runner(folder, EchoConfig(str(folder)), packed_runtime())
     rows = rows_of([30, 150, 12, 17], begin=9)
     batch = runner._lay_out(rows)
     assert (batch.shared, batch.ids.shape[1]) == (9, 30 + 150 + 12 + 17 - 3 * 9)

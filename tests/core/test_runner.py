@@ -11,7 +11,7 @@ from torch import Tensor
 from echo_core.budget import CPU_TOKENS_PER_THREAD
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
-from echo_core.runner import Runner
+from echo_core.runner import Runner, load_runner
 from echo_core.tokens import Row, Span
 
 ROWS = [Row(np.arange(n) % 300, (Span(i, n // 2, n),)) for i, n in enumerate([30, 28, 25, 25, 9, 4, 2])]
@@ -19,7 +19,7 @@ ROWS = [Row(np.arange(n) % 300, (Span(i, n // 2, n),)) for i, n in enumerate([30
 
 @pytest.fixture
 def runner(tiny_llama: Path) -> Runner:
-    return Runner(tiny_llama, EchoConfig(), Runtime(device="cpu", dtype="float32", token_budget=1000))
+    return load_runner(tiny_llama, EchoConfig(), Runtime(device="cpu", dtype="float32", token_budget=1000))
 
 
 def limit_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch, tokens: int) -> list[int]:
@@ -39,7 +39,7 @@ def limit_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch, tokens: int) -
 
 def test_the_budget_is_the_runtimes_or_the_devices(runner: Runner, tiny_llama: Path):
     assert runner.budget == 1000
-    assert Runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == CPU_TOKENS_PER_THREAD * torch.get_num_threads()
+    assert load_runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == CPU_TOKENS_PER_THREAD * torch.get_num_threads()
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(runner: Runner, monkeypatch, caplog):
