@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-# On a CPU a batch must stay in the caches of the cores that share it. Widths of 384 and 512 on Zen 4: one thread is flat from 600 to 2,000 tokens,
-# two threads are best at 2,048 to 3,072, both slower beyond (LOG.md).
-CPU_TOKENS_PER_THREAD = 1024
+# On a CPU a batch's activations must stay in the caches of the cores that share it. Widths of 384 and 512 on Zen 4: one thread is flat from 600 to
+# 2,000 tokens, two threads are best at 2,048 to 3,072, both slower beyond (LOG.md).
+CPU_TOKENS = (256, 2048)  # a thread, least and most: fewer leave the products short of work, more gave nothing
+CPU_CACHE = 16 * 2**20  # bytes a thread, where the system does not tell
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # of Linux
 MPS_TOKENS = 4096
 CUDA_TOKENS = (2048, 65536)  # least and most: fewer leave the products short of work, more give nothing
 _SHARE = 0.5  # of the free memory, for activations; the rest for the allocator's gaps and the vectors that wait
@@ -36,8 +40,10 @@ class Widths:
 
 def choose_budget(device: torch.device, dtype: torch.dtype, widths: Widths) -> int:
     """Tokens of a batch, with the model loaded already."""
+    if device.type == "cpu":
+        return cpu_budget(cache_of_a_core(), torch.get_num_threads(), dtype.itemsize, widths)
     if device.type != "cuda":
-        return CPU_TOKENS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else MPS_TOKENS
+        return MPS_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
     return cuda_budget(free, dtype.itemsize, widths)
 
@@ -46,3 +52,24 @@ def cuda_budget(free: int, itemsize: int, widths: Widths) -> int:
     """Tokens whose activations fill a share of so many free bytes, within CUDA_TOKENS."""
     least, most = CUDA_TOKENS
     return max(least, min(most, int(_SHARE * free) // widths.bytes_per_token(itemsize)))
+
+
+def cpu_budget(cache: int, threads: int, itemsize: int, widths: Widths) -> int:
+    """Tokens whose activations fill the threads' caches of so many bytes each, within CPU_TOKENS a thread."""
+    least, most = CPU_TOKENS
+    return threads * max(least, min(most, cache // widths.bytes_per_token(itemsize)))
+
+
+def cache_of_a_core(folder: Path = CACHES) -> int:
+    """Bytes of the first core's second and third level cache, its part of what it shares with others; CPU_CACHE where that cannot be read."""
+    try:
+        return sum(_part_of_cache(index) for index in folder.glob("index*") if int((index / "level").read_text()) > 1) or CPU_CACHE
+    except (OSError, ValueError):
+        return CPU_CACHE
+
+
+def _part_of_cache(index: Path) -> int:
+    """Of one cache as Linux describes it: ``size`` 32768K, ``shared_cpu_list`` 0-1,4."""
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", (index / "shared_cpu_list").read_text())
+    cores = sum(int(last or first) - int(first) + 1 for first, last in ranges)
+    return 1024 * int((index / "size").read_text().strip().removesuffix("K")) // max(1, cores)

@@ -4,10 +4,11 @@ import pytest
 import torch
 from transformers import AutoConfig, GPT2Config, LlamaConfig, OPTConfig
 
-from echo_core.budget import CPU_TOKENS_PER_THREAD, CUDA_TOKENS, MPS_TOKENS, Widths, choose_budget, cuda_budget
+from echo_core.budget import CPU_CACHE, CPU_TOKENS, CUDA_TOKENS, MPS_TOKENS, Widths, cache_of_a_core, choose_budget, cpu_budget, cuda_budget
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 MISTRAL_7B = Widths(4096, 14336)
+SMALL = Widths(384, 768)
 
 
 def test_a_large_gpu_takes_a_large_batch_of_a_7b_model():
@@ -32,7 +33,38 @@ def test_mps_has_a_budget_of_its_own():
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_budget_of_a_cpu_grows_with_its_threads(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert choose_budget(torch.device("cpu"), torch.float32, MISTRAL_7B) == threads * CPU_TOKENS_PER_THREAD
+    assert choose_budget(torch.device("cpu"), torch.float32, SMALL) == threads * cpu_budget(cache_of_a_core(), 1, 4, SMALL)
+
+
+def test_the_activations_of_a_cpu_s_budget_fit_into_its_caches():
+    tokens = cpu_budget(16 * MIB, 2, 2, SMALL)
+    assert tokens * SMALL.bytes_per_token(2) <= 2 * 16 * MIB < (tokens + 2) * SMALL.bytes_per_token(2)
+
+
+@pytest.mark.parametrize(("cache", "tokens"), [(0, CPU_TOKENS[0]), (GIB, CPU_TOKENS[1])])
+def test_a_thread_s_budget_stays_within_its_bounds(cache, tokens):
+    assert cpu_budget(cache, 3, 2, SMALL) == 3 * tokens
+
+
+def describe_cache(folder, index, level, size, cores):
+    place = folder / f"index{index}"
+    place.mkdir()
+    for name, value in (("level", level), ("size", size), ("shared_cpu_list", cores)):
+        (place / name).write_text(f"{value}\n")
+
+
+def test_a_core_has_its_own_cache_and_its_part_of_the_shared_one(tmp_path):
+    describe_cache(tmp_path, 0, 1, "32K", "0")
+    describe_cache(tmp_path, 2, 2, "1024K", "0,8")
+    describe_cache(tmp_path, 3, 3, "32768K", "0-3,8-11")
+    assert cache_of_a_core(tmp_path) == (512 + 4096) * 1024
+
+
+@pytest.mark.parametrize(("size", "cores"), [("lots", "0"), ("", "0")])
+def test_a_cache_that_is_not_described_is_taken_as_usual(tmp_path, size, cores):
+    assert cache_of_a_core(tmp_path / "nowhere") == CPU_CACHE
+    describe_cache(tmp_path, 2, 2, size, cores)
+    assert cache_of_a_core(tmp_path) == CPU_CACHE
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
-from echo_core.budget import CPU_TOKENS_PER_THREAD
+from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
 from echo_core.runner import Runner, load_runner
@@ -39,7 +40,8 @@ def limit_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch, tokens: int) -
 
 def test_the_budget_is_the_runtimes_or_the_devices(runner: Runner, tiny_llama: Path):
     assert runner.budget == 1000
-    assert load_runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == CPU_TOKENS_PER_THREAD * torch.get_num_threads()
+    widths = Widths.of(AutoConfig.from_pretrained(tiny_llama))
+    assert load_runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == choose_budget(torch.device("cpu"), torch.float32, widths)
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(runner: Runner, monkeypatch, caplog):
