@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,18 @@ from costs import forward_flops
 from shapes import SHAPES
 from throughput import Setting, echo_encoder
 from timing import in_turns
-from workloads import chunks, texts_of
+from workloads import texts_of
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
-def corpus_growth(setting: Setting, most: int) -> list[dict[str, float]]:
+def corpus_growth(setting: Setting, make: Callable[[int, int], list[str]], most: int) -> list[dict[str, float]]:
     """One stream of texts: seconds a text and the process's peak memory when 1,000, 2,000, 4,000 … ``most`` are done."""
     encoder = echo_encoder(setting)
-    encoder.encode_documents(chunks(64))
+    encoder.encode_documents(make(64, 0))
     points = []
     mark, last, since = 1000, 0, time.perf_counter()
-    for done, _ in enumerate(encoder.iter_documents(_stream(most)), start=1):
+    for done, _ in enumerate(encoder.iter_documents(islice(_stream(make), most)), start=1):
         if done == mark:
             now = time.perf_counter()
             points.append({"texts": done, "seconds_per_text": (now - since) / (done - last), "peak_mib": _peak_mib()})
@@ -31,9 +32,9 @@ def corpus_growth(setting: Setting, most: int) -> list[dict[str, float]]:
     return points
 
 
-def _stream(count: int) -> Iterator[str]:
-    for seed in range(-(-count // 1000)):
-        yield from chunks(1000, seed=100 + seed)
+def _stream(make: Callable[[int, int], list[str]]) -> Iterator[str]:
+    for seed in count():
+        yield from make(1000, 100 + seed)
 
 
 def _peak_mib() -> float:

@@ -36,6 +36,7 @@ class Shape:
 
 
 SHAPES = {
+    "tiny": Shape(LlamaConfig, 64, 2, 2, 2, 128, 8192),  # all but the model: what our own work costs
     "default": Shape(LlamaConfig, 384, 4, 6, 2, 768, 16384),  # the embedded default model
     "24m": Shape(LlamaConfig, 512, 8, 8, 4, 1408, 32000),
     "0.5b": Shape(Qwen2Config, 896, 24, 14, 2, 4864, 151936),

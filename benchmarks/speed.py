@@ -2,6 +2,7 @@
 
 python benchmarks/speed.py --quick                        # a minute or two, the default model's shape, no plots
 python benchmarks/speed.py --models default 24m           # CPU, for the record: on a quiet machine
+python benchmarks/speed.py --models tiny --parts growth --stream queries --texts 1000000 --out million.json
 python benchmarks/speed.py --device cuda --models 0.5b 7b # GPU
 """
 
@@ -21,6 +22,7 @@ from machine import describe_machine, matmul_peak
 from shapes import SHAPES, make_checkpoint
 from speed_report import print_case, print_latency
 from throughput import CASES, QUICK_CASES, ST_ROWS, Case, Setting, build_systems, echo_encoder, measure_case
+from workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("throughput", "latency", "startup", "growth", "length")
@@ -32,7 +34,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    report: dict[str, Any] = {"machine": describe_machine(options.device), "quick": options.quick, "throughput": []}
+    report: dict[str, Any] = {"throughput": [], **_report_so_far(options), "machine": describe_machine(options.device), "quick": options.quick}
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.models:
             folder = make_checkpoint(name, Path(options.checkpoints or temporary))
@@ -42,6 +44,14 @@ def main() -> None:
                 report.setdefault("matmul_peak", {})[dtype] = peak
                 _measure(setting, options, report)
     print(f"written: {options.out}")
+
+
+def _report_so_far(options: argparse.Namespace) -> dict[str, Any]:
+    """What an earlier run found, if this one is to be added to it."""
+    if not (options.add and options.out.exists()):
+        return {}
+    found: dict[str, Any] = json.loads(options.out.read_text())
+    return found
 
 
 def _write(report: dict[str, Any], out: Path) -> None:
@@ -55,8 +65,9 @@ def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, An
         systems = build_systems(setting, (4, 32) if options.quick else ST_ROWS)
         encoder = echo_encoder(setting)
         for case in _cases(options):
-            report["throughput"].append(measure_case(setting, case, systems, encoder))
-            print_case(report["throughput"][-1])
+            found = measure_case(setting, case, systems, encoder)
+            print_case(found)
+            report["throughput"] = [*(other for other in report["throughput"] if not _is_same(other, found)), found]
             _write(report, options.out)  # a long run that is ended early has not been for nothing
     if "latency" in options.parts:
         encoder = echo_encoder(setting)
@@ -67,15 +78,19 @@ def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, An
     if "startup" in options.parts:
         report.setdefault("startup", {})[key] = start_up(setting.folder, 1 if options.quick else 5)
     if "growth" in options.parts:
-        report.setdefault("growth", {})[key] = corpus_growth(setting, options.texts)
+        report.setdefault("growth", {})[f"{key}, {options.stream}"] = corpus_growth(setting, WORKLOADS[options.stream], options.texts)
     if "length" in options.parts:
         report.setdefault("length", {})[key] = length_growth(setting, 8, options.repeats)
     _write(report, options.out)
 
 
+def _is_same(case: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(case[field] == other[field] for field in ("shape", "dtype", "case"))
+
+
 def _cases(options: argparse.Namespace) -> list[Case]:
     cases = QUICK_CASES if options.quick else CASES
-    return [case for case in cases if case.workload in options.workloads and case.texts <= options.largest]
+    return [case for case in cases if case.workload in options.workloads and options.smallest <= case.texts <= options.largest]
 
 
 def _options() -> argparse.Namespace:
@@ -84,14 +99,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=["default"])
     parser.add_argument("--workloads", nargs="+", default=["chunks", "queries", "mixture", "long"])
+    parser.add_argument("--smallest", type=int, default=1, help="texts of the smallest call")
     parser.add_argument("--largest", type=int, default=1000, help="texts of the largest call")
     parser.add_argument("--parts", nargs="+", choices=PARTS)
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=["bfloat16", "float32", "float16"])
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--threads", type=int, help="of torch, for all systems; default: all cores")
     parser.add_argument("--texts", type=int, default=16_000, help="of the growth part; up to a million where there is time")
+    parser.add_argument("--stream", choices=["chunks", "queries"], default="chunks", help="what the growth part's texts are")
     parser.add_argument("--compile", action="store_true", help="echo with compiled layers too")
     parser.add_argument("--checkpoints", help="a folder to keep the random models in")
+    parser.add_argument("--add", action="store_true", help="keep what the JSON holds already, but for what is measured again")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/speed-<device>.json, or speed-quick.json")
     options = parser.parse_args()
     options.repeats = options.repeats or (3 if options.quick else 7)

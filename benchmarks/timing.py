@@ -28,9 +28,11 @@ class Timing:
         return statistics.median(self.cpu)
 
 
-def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
-    """Each system's timing: all once unmeasured, then in turns, every second round backwards."""
-    for run in systems.values():
+def in_turns(
+    systems: Mapping[str, Callable[[], object]], repeats: int, warm_up: Mapping[str, Callable[[], object]] | None = None
+) -> dict[str, Timing]:
+    """Each system's timing: all once unmeasured (or what stands in ``warm_up``), then in turns, every second round backwards."""
+    for run in (warm_up or systems).values():
         run()
     gc.collect()
     gc.freeze()  # what is loaded is not searched again in the middle of a run

@@ -2,11 +2,11 @@
 
     python echo_tuning.py path/to/data --work default_model_work --output my_model
 
-First, a table of token vectors is fitted whose plain mean over a text comes near the teacher's vector. It is turned (which
-changes no dot product between vectors) toward the language model's token embeddings and added to them, so that training starts
-near a usable embedding; the layers then learn what a mean of words cannot know. A share of language modelling on the first
-saying is mixed in. What is measured and exported is a mean of the weights before and after: better than either. Stopped at any
-moment, the same command goes on from the last checkpoint.
+First, a table of token vectors is fitted whose plain mean over a text comes near the teacher's vector, and over a query near
+its passage's. It is turned (which changes no dot product between vectors) toward the language model's token embeddings and
+added to them, so that training starts near a usable embedding; the layers then learn what a mean of words cannot know. A share
+of language modelling on the first saying is mixed in. What is measured and exported is a mean of the weights before and after.
+Stopped at any moment, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ from recipe import (
     Trainer,
     arguments,
     candidate_loss,
+    data_folder,
+    excluded,
+    files_of,
+    plain,
     plot_curves,
     write_checkpoint,
 )
 from scipy.stats import spearmanr
-from teacher import read_texts
+from teacher import pairs, read_texts
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding_bag, normalize
 from tqdm.auto import tqdm
@@ -62,7 +66,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts as token ids, their teacher's vectors, and who belongs to whom."""
+    """Texts as token ids, their teacher's vectors, and who belongs to whom; queries and the passages that answer them."""
 
     kinds: list[str]
     sayings: list[list[int]]
@@ -70,6 +74,8 @@ class Corpus:
     partners: list[list[int]]
     training: list[int]
     held_out: list[int]
+    queries: list[list[int]]
+    passages: list[list[int]]
 
 
 # ---------------------------------------------------------------- texts
@@ -88,8 +94,13 @@ def read_prompt(tokenizer: PreTrainedTokenizerFast, template: str) -> Prompt:
     return Prompt(tokenizer(first.rstrip())["input_ids"], between)
 
 
-def read_corpus(work: Path, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Corpus:
-    """The texts that have a teacher's vector by now; whole groups are held out."""
+def is_held_out(group: str, recipe: Recipe) -> bool:
+    """Whether a group is measured on, and never trained on."""
+    return zlib.crc32(group.encode()) % 10_000 < recipe.held_out_share * 10_000
+
+
+def read_corpus(work: Path, answers: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Corpus:
+    """The texts that have a teacher's vector by now, whole groups of them held out; ``answers`` are queries and their passages to train on."""
     parts = [np.load(path) for path in sorted((work / "teacher").glob("part-????.npy"))]
     vectors = torch.from_numpy(np.concatenate(parts)).float()
     texts = read_texts(work / "texts.jsonl")[: len(vectors)]
@@ -97,7 +108,7 @@ def read_corpus(work: Path, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) 
     for index, text in enumerate(texts):
         groups[text["group"]].append(index)
     partners = [[i for i in groups[text["group"]] if i != index] for index, text in enumerate(texts)]
-    held = [zlib.crc32(text["group"].encode()) % 10_000 < recipe.held_out_share * 10_000 for text in texts]
+    held = [is_held_out(text["group"], recipe) for text in texts]
     return Corpus(
         [text["kind"] for text in texts],
         saying_ids(tokenizer, [text["text"] for text in texts], recipe.max_tokens),
@@ -105,7 +116,17 @@ def read_corpus(work: Path, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) 
         partners,
         [index for index, out in enumerate(held) if not out],
         [index for index, out in enumerate(held) if out],
+        saying_ids(tokenizer, [query for query, _ in answers], recipe.pair_tokens),
+        saying_ids(tokenizer, [passage for _, passage in answers], recipe.pair_tokens),
     )
+
+
+def read_answers(data: str, exclude: list[Path], recipe: Recipe) -> list[tuple[str, str]]:
+    """Queries and their passages, without what is held out or excluded."""
+    banned = excluded(exclude)
+    queries, passages = pairs(files_of(data_folder(data)), recipe)
+    kept = [(query["text"], passage["text"]) for query, passage in zip(queries, passages, strict=True) if not is_held_out(query["group"], recipe)]
+    return [texts for texts in kept if all(text.strip() and plain(text) not in banned for text in texts)]
 
 
 # ---------------------------------------------------------------- token vectors
@@ -118,8 +139,13 @@ def distillation_loss(found: Tensor, wanted: Tensor, bank: Tensor, recipe: Recip
     return cosine + recipe.bank_weight * cross_entropy(found @ bank.T / recipe.temperature, ranking)
 
 
+def pair_loss(queries: Tensor, passages: Tensor, recipe: Recipe) -> Tensor:
+    """Contrast: of these passages, the n-th belongs to the n-th query; there may be more passages than queries."""
+    return cross_entropy(queries @ passages.T / recipe.temperature, torch.arange(len(queries)))
+
+
 def token_vectors(corpus: Corpus, vocabulary: Tensor, frequency: Tensor, recipe: Recipe) -> Tensor:
-    """A vector a token, so that the normalised mean over a text's tokens comes near the teacher's vector of the text.
+    """A vector a token, so that the normalised mean over a text's tokens comes near the teacher's vector, and a query's near its passage's.
 
     Starts from the teacher's vectors of the tokens as texts, frequent ones weaker.
     """
@@ -132,8 +158,12 @@ def token_vectors(corpus: Corpus, vocabulary: Tensor, frequency: Tensor, recipe:
         chosen = torch.randint(len(corpus.training), (recipe.table_batch + recipe.table_bank,), generator=generator)
         indices = [corpus.training[i] for i in chosen.tolist()]
         batch, bank = indices[: recipe.table_batch], corpus.vectors[indices[recipe.table_batch :]]
-        found = normalize(mean_of_table(table, [corpus.sayings[i] for i in batch]), dim=1)
-        distillation_loss(found, corpus.vectors[batch], bank, recipe).backward()
+        loss = distillation_loss(mean_of_table(table, [corpus.sayings[i] for i in batch]), corpus.vectors[batch], bank, recipe)
+        if corpus.queries:
+            pool = torch.randint(len(corpus.queries), (recipe.table_pairs,), generator=generator).tolist()
+            queries, passages = (mean_of_table(table, [said[i] for i in pool]) for said in (corpus.queries, corpus.passages))
+            loss = loss + recipe.pair_weight * pair_loss(queries, passages, recipe)
+        loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = recipe.table_rate * (1 - step / steps)
         optimiser.step()
@@ -142,10 +172,10 @@ def token_vectors(corpus: Corpus, vocabulary: Tensor, frequency: Tensor, recipe:
 
 
 def mean_of_table(table: Tensor, sayings: list[list[int]]) -> Tensor:
-    """The mean of the table's rows over each text."""
+    """The mean of the table's rows over each text, brought to unit length."""
     flat = torch.tensor([token for saying in sayings for token in saying])
     offsets = torch.tensor([0, *(len(saying) for saying in sayings[:-1])]).cumsum(0)
-    return embedding_bag(flat, table, offsets, mode="mean")
+    return normalize(embedding_bag(flat, table, offsets, mode="mean"), dim=1)
 
 
 def rotation_toward(table: Tensor, embeddings: Tensor, frequency: Tensor, vectors: Tensor) -> Tensor:
@@ -189,18 +219,20 @@ def make_room(trainer: Trainer, prompt: Prompt, corpus: Corpus, recipe: Recipe) 
         parameter.copy_(master)
 
 
-def add_token_vectors(trainer: Trainer, prompt: Prompt, corpus: Corpus, work: Path, recipe: Recipe) -> Tensor:
-    """Token vectors into the embeddings; returns the rotation, which the teacher's vectors go through too.
-
-    Dimension 0 becomes a constant: a token's length beside it says how much the token counts in the mean.
-    """
-    counts = torch.bincount(torch.tensor([t for s in corpus.sayings for t in s]), minlength=len(trainer.embeddings))
-    frequency = (counts + 0.5) / (counts + 0.5).sum()
+def fitted_table(corpus: Corpus, frequency: Tensor, work: Path, recipe: Recipe) -> Tensor:
+    """The token vectors, fitted once."""
     saved = work / "token_vectors.pt"
     if not saved.exists():
         vocabulary = torch.from_numpy(np.load(work / "teacher" / "vocabulary.npy")).float()
         torch.save(token_vectors(corpus, vocabulary, frequency, recipe), saved)
-    table = torch.load(saved)
+    return torch.load(saved)
+
+
+def add_token_vectors(trainer: Trainer, prompt: Prompt, corpus: Corpus, table: Tensor, frequency: Tensor, recipe: Recipe) -> Tensor:
+    """Token vectors into the embeddings; returns the rotation, which the teacher's vectors go through too.
+
+    Dimension 0 becomes a constant: a token's length beside it says how much the token counts in the mean.
+    """
     rotation = rotation_toward(table, trainer.embeddings.data, frequency, corpus.vectors)
     make_room(trainer, prompt, corpus, recipe)
     with torch.no_grad():
@@ -254,18 +286,6 @@ def second_saying_mean(states: Tensor, sayings: list[list[int]], prompt: Prompt)
 # ---------------------------------------------------------------- training
 
 
-def partner_loss(found: Tensor, indices: list[int], corpus: Corpus, rotation: Tensor, bank: Tensor, recipe: Recipe) -> Tensor:
-    """Contrast: a query's vector belongs to its passage's, a caption's to another caption's of the same picture."""
-    with_partner = [n for n, index in enumerate(indices) if corpus.partners[index]]
-    if not with_partner:
-        return found.new_zeros(())
-    chosen = [random.choice(corpus.partners[indices[n]]) for n in with_partner]
-    positive = corpus.vectors[chosen] @ rotation
-    rows = found[with_partner]
-    logits = torch.cat([(rows * positive).sum(1, keepdim=True), rows @ bank.T], 1) / recipe.temperature
-    return cross_entropy(logits, torch.zeros(len(chosen), dtype=torch.long)) * (len(chosen) / len(indices))
-
-
 def language_loss(
     states: Tensor, ids: Tensor, sayings: list[list[int]], prompt: Prompt, embeddings: Tensor, frequency: Tensor, recipe: Recipe
 ) -> Tensor:
@@ -280,10 +300,9 @@ def language_loss(
 class EchoTuning:
     """The model, the texts, and one step of training."""
 
-    def __init__(self, corpus: Corpus, prompt: Prompt, trainer: Trainer, rotation: Tensor, recipe: Recipe) -> None:
-        self.corpus, self.prompt, self.trainer, self.rotation, self.recipe = corpus, prompt, trainer, rotation, recipe
-        counts = torch.bincount(torch.tensor([t for s in corpus.sayings for t in s]), minlength=len(trainer.embeddings))
-        self.frequency = (counts + 0.5) / (counts + 0.5).sum()
+    def __init__(self, corpus: Corpus, prompt: Prompt, trainer: Trainer, rotation: Tensor, table: Tensor, frequency: Tensor, recipe: Recipe) -> None:
+        self.corpus, self.prompt, self.trainer, self.recipe = corpus, prompt, trainer, recipe
+        self.rotation, self.table, self.frequency = rotation, table @ rotation, frequency
 
     def embed(self, sayings: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors, hidden states and ids of texts."""
@@ -292,34 +311,40 @@ class EchoTuning:
         return normalize(second_saying_mean(states, sayings, self.prompt), dim=1), states, ids
 
     def step(self, passes: list[list[int]], scale: float) -> dict[str, float]:
-        """One optimiser step over several passes; the first of them also models language."""
+        """One optimiser step: passes of texts, the first of which also models language, and one of queries."""
         losses: dict[str, float] = defaultdict(float)
         pool = random.choices(self.corpus.training, k=self.recipe.bank)
         bank = self.corpus.vectors[pool] @ self.rotation
         for number, indices in enumerate(passes):
             parts = self.losses(indices, bank, language=number == 0)
-            weights = {"language": self.recipe.language_weight * len(passes), "partner": self.recipe.partner_weight}
-            total = sum((weights.get(name, 1.0) * loss for name, loss in parts.items()), torch.zeros(()))
-            (total / len(passes)).backward()
-            self.trainer.collect()
-            for name, loss in parts.items():
-                losses[name] += loss.item() / (1 if name == "language" else len(passes))
+            self._collect(parts, {"distillation": 1 / len(passes), "language": self.recipe.language_weight}, losses)
+        if self.corpus.queries:
+            self._collect({"pairs": self.query_loss()}, {"pairs": self.recipe.pair_weight}, losses)
         self.trainer.step(scale)
-        return dict(losses)
+        return {name: loss / (len(passes) if name == "distillation" else 1) for name, loss in losses.items()}
+
+    def _collect(self, parts: dict[str, Tensor], weights: dict[str, float], losses: dict[str, float]) -> None:
+        """The gradients of a pass's weighted losses, and the losses' sums."""
+        sum((weights[name] * loss for name, loss in parts.items()), torch.zeros(())).backward()
+        self.trainer.collect()
+        for name, loss in parts.items():
+            losses[name] += loss.item()
 
     def losses(self, indices: list[int], bank: Tensor, language: bool) -> dict[str, Tensor]:
-        """The losses of one pass."""
+        """The losses of one pass of texts."""
         sayings = [self.corpus.sayings[i] for i in indices]
         found, states, ids = self.embed(sayings)
         wanted = self.corpus.vectors[indices] @ self.rotation
-        own_bank = torch.cat([wanted, bank])
-        parts = {
-            "distillation": distillation_loss(found, wanted, own_bank, self.recipe),
-            "partner": partner_loss(found, indices, self.corpus, self.rotation, bank, self.recipe),
-        }
+        parts = {"distillation": distillation_loss(found, wanted, torch.cat([wanted, bank]), self.recipe)}
         if language:
             parts["language"] = language_loss(states, ids, sayings, self.prompt, self.trainer.embeddings, self.frequency, self.recipe)
         return parts
+
+    def query_loss(self) -> Tensor:
+        """Queries said twice, against their passages and others by the token vectors alone: long texts would cost most of the time."""
+        pool = random.choices(range(len(self.corpus.queries)), k=self.recipe.table_pairs)
+        queries = [self.corpus.queries[i] for i in pool[: self.recipe.echo_queries]]
+        return pair_loss(self.embed(queries)[0], mean_of_table(self.table, [self.corpus.passages[i] for i in pool]), self.recipe)
 
     @torch.no_grad()
     def vectors(self, sayings: list[list[int]]) -> Tensor:
@@ -447,24 +472,27 @@ class Run:
         bar.close()
 
 
-def start(work: Path, output: Path, similarity: Path | None, recipe: Recipe) -> Run:
+def start(work: Path, output: Path, answers: list[tuple[str, str]], similarity: Path | None, recipe: Recipe) -> Run:
     """The run's last checkpoint, or a new run from the language model."""
     tokenizer = AutoTokenizer.from_pretrained(work / "lm_checkpoint")
     model = AutoModelForCausalLM.from_pretrained(work / "lm_checkpoint", dtype=torch.float32)
     trainer = Trainer(model, recipe.echo_muon_rate, recipe.echo_adam_rate, recipe.echo_embedding_rate, frozen=("norm.weight",))
-    corpus = read_corpus(work, tokenizer, recipe)
+    corpus = read_corpus(work, answers, tokenizer, recipe)
+    counts = torch.bincount(torch.tensor([t for s in corpus.sayings for t in s]), minlength=len(trainer.embeddings))
+    frequency = (counts + 0.5) / (counts + 0.5).sum()
+    table = fitted_table(corpus, frequency, work, recipe)
     prompt = read_prompt(tokenizer, recipe.template)
     checkpoint = work / "echo_state.pt"
     if not checkpoint.exists():
-        rotation = add_token_vectors(trainer, prompt, corpus, work, recipe)
+        rotation = add_token_vectors(trainer, prompt, corpus, table, frequency, recipe)
         first = [weights.detach().clone() for weights in trainer.weights()]
-        run = Run(EchoTuning(corpus, prompt, trainer, rotation, recipe), tokenizer, work, output, similarity, first, [{"step": 0}])
+        run = Run(EchoTuning(corpus, prompt, trainer, rotation, table, frequency, recipe), tokenizer, work, output, similarity, first, [{"step": 0}])
         print(run.measure(), flush=True)
         run.save()
         return run
     state = torch.load(checkpoint)
     trainer.load(state["trainer"])
-    tuning = EchoTuning(corpus, prompt, trainer, state["rotation"], recipe)
+    tuning = EchoTuning(corpus, prompt, trainer, state["rotation"], table, frequency, recipe)
     return Run(tuning, tokenizer, work, output, similarity, state["start"], state["history"], state["tokens"], state["passes_done"])
 
 
@@ -476,7 +504,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=RECIPE.echo_tokens)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    run = start(options.work, options.output, options.similarity, RECIPE)
+    answers = read_answers(options.data, options.exclude, RECIPE)
+    run = start(options.work, options.output, answers, options.similarity, RECIPE)
     random.seed(RECIPE.seed + run.passes_done)
     run.train(options.tokens)
 

@@ -87,11 +87,16 @@ class Recipe:
     fragment_words: tuple[int, int] = (1, 9)
     passage_characters: int = 1400
 
-    # Token vectors: a table whose mean over a text's tokens comes near the teacher's vector.
-    table_epochs: int = 6
+    # Token vectors: a table whose mean over a text's tokens comes near the teacher's vector, and nearest, of a
+    # batch's passages, to the passage that answers it. The teacher is not asked about these pairs, so all count
+    # that `headings_per_source` lets through.
+    table_epochs: int = 5
     table_rate: float = 4e-3
     table_batch: int = 1024
     table_bank: int = 1024
+    table_pairs: int = 1024
+    pair_weight: float = 0.1
+    pair_tokens: int = 128
 
     # Where echo fine-tuning starts: token vectors of the mean length `table_length`; the language
     # model's stream, so much smaller beside them; and a constant in one dimension, so many times their
@@ -104,7 +109,7 @@ class Recipe:
     # Echo fine-tuning. `echo_shares`: what part of the texts of a kind each epoch sees.
     template: str = "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]"
     max_tokens: int = 256
-    echo_tokens: int = 1_100_000
+    echo_tokens: int = 3_000_000
     echo_shares: tuple[tuple[str, float], ...] = (
         ("caption", 1.0),
         ("query", 1.0),
@@ -113,17 +118,17 @@ class Recipe:
         ("passage", 0.2),
     )
     echo_tokens_per_pass: int = 2048
-    echo_passes_per_step: int = 3
+    echo_passes_per_step: int = 8
     echo_window: int = 4096
-    echo_muon_rate: float = 3e-4
-    echo_adam_rate: float = 2e-4
-    echo_embedding_rate: float = 1e-3
+    echo_queries: int = 64
+    echo_muon_rate: float = 1e-4
+    echo_adam_rate: float = 1e-4
+    echo_embedding_rate: float = 5e-4
     echo_warmup_steps: int = 20
     echo_decay_share: float = 1.0
     temperature: float = 0.05
     bank: int = 4096
     bank_weight: float = 0.3
-    partner_weight: float = 0.1
     language_weight: float = 0.04
     held_out_share: float = 0.006
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
+import speed
 import torch
 from costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
+from growth import corpus_growth, length_growth
 from peers import reference_recipe, sentence_transformers
 from shapes import SHAPES, Shape, make_checkpoint
 from speed_plots import plot_growth, plot_length, plot_throughput
@@ -94,6 +97,36 @@ def test_systems_run_in_turns_and_the_first_run_is_not_counted():
     timings = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, 2)
     assert order == ["a", "b", "a", "b", "b", "a"]
     assert len(timings["a"].wall) == 2
+
+
+def test_the_runs_to_warm_up_can_be_others():
+    order: list[str] = []
+    in_turns({"a": lambda: order.append("a")}, 2, {"a": lambda: order.append("small")})
+    assert order == ["small", "a", "a"]
+
+
+def test_growth_is_measured_at_every_doubling_and_at_the_end(setting):
+    points = corpus_growth(setting, queries, 2500)
+    assert [point["texts"] for point in points] == [1000, 2000, 2500]
+    assert all(point["seconds_per_text"] > 0 and point["peak_mib"] > 1 for point in points)
+
+
+def test_length_growth_covers_every_length_that_a_saying_may_have(setting):
+    points = length_growth(setting, 2, 1)
+    assert [point["tokens"] for point in points] == [16, 32, 64, 128, 256, 512]
+    assert points[-1]["flops"] > 32 * points[0]["flops"]
+
+
+def test_a_run_is_added_to_what_the_report_holds(tmp_path, monkeypatch, setting):
+    out, asked = tmp_path / "r.json", "speed.py --models smallest --parts throughput --workloads queries --repeats 1 --threads 1"
+    monkeypatch.setitem(SHAPES, "smallest", TINY)
+    monkeypatch.setattr(speed, "CASES", [Case("queries", 2), Case("queries", 3)])
+    threads = torch.get_num_threads()
+    for more in (["--largest", "2"], ["--smallest", "3", "--add"], ["--smallest", "3", "--add"]):
+        monkeypatch.setattr(sys, "argv", [*asked.split(), "--dtype", "float32", "--out", str(out), *more])
+        speed.main()
+    torch.set_num_threads(threads)
+    assert [case["case"] for case in json.loads(out.read_text())["throughput"]] == ["queries, 2 a call", "queries, 3 a call"]
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (25, 1)])
