@@ -43,9 +43,9 @@ def _peak_mib() -> float:
 
 def length_growth(setting: Setting, texts: int, repeats: int) -> list[dict[str, Any]]:
     """Seconds a text of n tokens a saying, echo and classical, beside what 2n linear and 4n² attention would give from the shortest rows' rate."""
-    echo, classical = echo_encoder(setting), echo_encoder(setting, "classical")
+    echo, classical = (echo_encoder(setting, template, max_tokens=2 * LENGTHS[-1]) for template in ("echo", "classical"))
     points = []
-    for length in (length for length in LENGTHS if length <= echo.max_tokens):
+    for length in LENGTHS:
         said = texts_of(np.full(texts, length), seed=length)
         timings = in_turns(
             {"echo": lambda said=said: echo.encode_documents(said), "classical": lambda said=said: classical.encode_documents(said)}, repeats
