@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-# On a CPU a batch's activations must stay in the caches of the cores that share it. Widths of 384 and 512 on Zen 4: one thread is flat from 600 to
-# 2,000 tokens, two threads are best at 2,048 to 3,072, both slower beyond (LOG.md).
-CPU_TOKENS = (256, 2048)  # a thread, least and most: fewer leave the products short of work, more gave nothing
+# On a CPU a batch's activations must stay in the caches of the cores that share it. Widths of 384 and 512, two Zen 4 cores: 1,600 to 1,900 tokens
+# are best, 1,000 and 2,900 cost 3 to 10 % more, 400 cost 20 to 40 % (LOG.md).
+CPU_TOKENS = (512, 850)  # a thread, least and most: fewer leave the products short of work, more gave nothing
 CPU_CACHE = 16 * 2**20  # bytes a thread, where the system does not tell
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # of Linux
 MPS_TOKENS = 4096

@@ -83,6 +83,8 @@ class Corpus:
 
 def saying_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: int) -> list[list[int]]:
     """Ids of the texts as they stand in the prompt: after a space, cut at the limit."""
+    if not texts:
+        return []
     encoded = tokenizer([f" {text}" for text in texts], add_special_tokens=False, split_special_tokens=True)
     return [ids[:limit] for ids in encoded["input_ids"]]
 

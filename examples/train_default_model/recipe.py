@@ -133,7 +133,7 @@ class Recipe:
     held_out_share: float = 0.006
 
     # The exported model lies so far on the way from the weights that echo fine-tuning starts with to those it ends with.
-    exported_share: float = 0.3
+    exported_share: float = 0.6
 
     seed: int = 7
 
