@@ -18,7 +18,7 @@ from echo_core import EchoConfig, EchoEncoder, Runtime
 
 ST_ROWS = (4, 8, 16, 32, 128)  # batch sizes tried; 32 is its default
 WARM_UP = 64  # texts
-LARGE_CALL, LARGE_REPEATS = 256, 3  # minutes each: fewer repeats above so many texts
+LARGE_CALL, LARGE_REPEATS = 256, 2  # minutes each: fewer repeats above so many texts
 MAX_TOKENS = 512  # a saying: no text of the tables but the long documents is cut, so that all systems see the same tokens
 
 

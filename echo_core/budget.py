@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 # On a CPU a batch's activations must stay in the caches of the cores that share it. Widths of 384 and 512, two Zen 4 cores: 1,600 to 1,900 tokens
-# are best, 1,000 and 2,900 cost 3 to 10 % more, 400 cost 20 to 40 % (LOG.md).
+# are best for the one, 1,400 for the other, 1,000 and 2,900 cost 3 to 10 % more, 400 cost 20 to 40 % (LOG.md).
 CPU_TOKENS = (512, 850)  # a thread, least and most: fewer leave the products short of work, more gave nothing
+CPU_SHARE = 0.75  # of the caches
 CPU_CACHE = 16 * 2**20  # bytes a thread, where the system does not tell
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # of Linux
 MPS_TOKENS = 4096
@@ -55,9 +56,9 @@ def cuda_budget(free: int, itemsize: int, widths: Widths) -> int:
 
 
 def cpu_budget(cache: int, threads: int, itemsize: int, widths: Widths) -> int:
-    """Tokens whose activations fill the threads' caches of so many bytes each, within CPU_TOKENS a thread."""
+    """Tokens whose activations fill a share of the threads' caches of so many bytes each, within CPU_TOKENS a thread."""
     least, most = CPU_TOKENS
-    return threads * max(least, min(most, cache // widths.bytes_per_token(itemsize)))
+    return threads * max(least, min(most, int(CPU_SHARE * cache) // widths.bytes_per_token(itemsize)))
 
 
 def cache_of_a_core(folder: Path = CACHES) -> int:
