@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from costs import forward_flops
+from setting import Setting, echo_encoder
 from shapes import SHAPES
-from throughput import Setting, echo_encoder
 from timing import in_turns
 from workloads import texts_of
 

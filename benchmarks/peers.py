@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 HEAD, MIDDLE = "Rewrite the following paragraph: ", ". The rewritten paragraph: "
-Encode = Callable[[Sequence[str]], np.ndarray]
+Encode = Callable[..., np.ndarray]
 
 
 def say_twice(text: str) -> str:
@@ -43,8 +43,8 @@ def reference_recipe(folder: Path, dtype: torch.dtype, device: str) -> Encode:
     return encode
 
 
-def sentence_transformers(folder: Path, dtype: torch.dtype, device: str, batch_size: int = 32, echo: bool = True) -> Encode:
-    """sentence-transformers' own encode with mean pooling, sorted as it does; ``echo=False``: the text said once (the classical embedding).
+def sentence_transformers(folder: Path, dtype: torch.dtype, device: str) -> Encode:
+    """sentence-transformers' own encode with mean pooling, sorted as it does, in batches of ``batch_size`` rows.
 
     It cannot pool the second saying alone: it leaves out the prompt's head and pools the rest. Its work is that of echo, its vectors are not.
     """
@@ -54,10 +54,9 @@ def sentence_transformers(folder: Path, dtype: torch.dtype, device: str, batch_s
     body = Transformer(str(folder), model_kwargs={"dtype": dtype})
     pooling = Pooling(body.get_embedding_dimension(), pooling_mode="mean", include_prompt=False)
     model = SentenceTransformer(modules=[body, pooling], device=device)
-    prompt = HEAD if echo else "Write a paragraph: "
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        said = [say_twice(text)[len(HEAD) :] for text in texts] if echo else list(texts)
-        return model.encode(said, prompt=prompt, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+    def encode(texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        said = [say_twice(text)[len(HEAD) :] for text in texts]
+        return model.encode(said, prompt=HEAD, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
 
     return encode

@@ -19,9 +19,11 @@ import transformers
 from growth import corpus_growth, length_growth
 from latency import concurrent_callers, single_query, start_up
 from machine import describe_machine, matmul_peak
+from setting import Setting, echo_encoder
 from shapes import SHAPES, make_checkpoint
 from speed_report import print_case, print_latency
-from throughput import CASES, QUICK_CASES, ST_ROWS, Case, Setting, build_systems, echo_encoder, measure_case
+from systems import ST_ROWS, running_systems
+from throughput import CASES, QUICK_CASES, Case, measure_case
 from workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
@@ -62,13 +64,7 @@ def _write(report: dict[str, Any], out: Path) -> None:
 def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, Any]) -> None:
     key = f"{setting.shape}, {setting.dtype}"
     if "throughput" in options.parts:
-        systems = build_systems(setting, (4, 32) if options.quick else ST_ROWS)
-        encoder = echo_encoder(setting)
-        for case in _cases(options):
-            found = measure_case(setting, case, systems, encoder)
-            print_case(found)
-            report["throughput"] = [*(other for other in report["throughput"] if not _is_same(other, found)), found]
-            _write(report, options.out)  # a long run that is ended early has not been for nothing
+        _measure_throughput(setting, options, report)
     if "latency" in options.parts:
         encoder = echo_encoder(setting)
         figures = {"single": single_query(encoder, 40 if options.quick else 200)}
@@ -86,6 +82,16 @@ def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, An
 
 def _is_same(case: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(case[field] == other[field] for field in ("shape", "dtype", "case"))
+
+
+def _measure_throughput(setting: Setting, options: argparse.Namespace, report: dict[str, Any]) -> None:
+    encoder = echo_encoder(setting)
+    with running_systems(setting, (4, 32) if options.quick else ST_ROWS) as systems:
+        for case in _cases(options):
+            found = measure_case(setting, case, systems, encoder)
+            print_case(found)
+            report["throughput"] = [*(other for other in report["throughput"] if not _is_same(other, found)), found]
+            _write(report, options.out)  # a long run that is ended early has not been for nothing
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:

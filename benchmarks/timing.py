@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -23,27 +24,33 @@ class Timing:
         """Of the wall clock."""
         return statistics.median(self.wall)
 
-    def median_cpu(self) -> float:
-        """Of the processor time: on a CPU that others use too, the steadier of the two."""
-        return statistics.median(self.cpu)
+
+Seconds = tuple[float, float]  # by the clock on the wall, and of the processor
 
 
-def in_turns(
-    systems: Mapping[str, Callable[[], object]], repeats: int, warm_up: Mapping[str, Callable[[], object]] | None = None
-) -> dict[str, Timing]:
-    """Each system's timing: all once unmeasured (or what stands in ``warm_up``), then in turns, every second round backwards."""
-    for run in (warm_up or systems).values():
+def timed(run: Callable[[], object]) -> Seconds:
+    """One call's time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Each system's timing: all once unmeasured, then in turns, every second round backwards."""
+    for run in systems.values():
         run()
     gc.collect()
     gc.freeze()  # what is loaded is not searched again in the middle of a run
-    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in systems}
+    return take_turns({name: partial(timed, run) for name, run in systems.items()}, repeats)
+
+
+def take_turns(systems: Mapping[str, Callable[[], Seconds]], repeats: int) -> dict[str, Timing]:
+    """The same for systems that time themselves, and have warmed up."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in systems}
     for turn in range(repeats):
         for name in list(systems)[:: 1 if turn % 2 == 0 else -1]:
-            wall, cpu = time.perf_counter(), time.process_time()
-            systems[name]()
-            seconds[name][0].append(time.perf_counter() - wall)
-            seconds[name][1].append(time.process_time() - cpu)
-    return {name: Timing(*both) for name, both in seconds.items()}
+            seconds[name].append(systems[name]())
+    return {name: Timing([wall for wall, _ in both], [cpu for _, cpu in both]) for name, both in seconds.items()}
 
 
 def best_seconds(run: Callable[[], object], repeats: int, device: str) -> float:

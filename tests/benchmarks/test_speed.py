@@ -10,10 +10,12 @@ import torch
 from costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
 from growth import corpus_growth, length_growth
 from peers import reference_recipe, sentence_transformers
+from setting import Setting, echo_encoder
 from shapes import SHAPES, Shape, make_checkpoint
 from speed_plots import plot_growth, plot_length, plot_throughput
-from throughput import Case, Setting, build_systems, echo_encoder, measure_case
-from timing import in_turns, percentile
+from systems import Worker, build_echo, running_systems
+from throughput import Case, measure_case, ratios_of
+from timing import Timing, in_turns, percentile
 from transformers import AutoModel, LlamaConfig
 from workloads import WORKLOADS, chunks, queries
 
@@ -72,13 +74,13 @@ def test_the_reference_recipe_gives_our_vectors(setting):
 
 
 def test_sentence_transformers_sees_both_sayings(setting):
-    encode = sentence_transformers(setting.folder, torch.float32, "cpu", 4)
-    assert encode(["a", "b", "a"]).shape == (3, 16)
+    encode = sentence_transformers(setting.folder, torch.float32, "cpu")
+    assert encode(["a", "b", "a"], batch_size=2).shape == (3, 16)
 
 
 def test_a_case_is_measured_for_every_system_and_its_ratios_name_the_best_batch_size(setting, tmp_path):
-    systems = build_systems(setting, (2, 4))
-    case = measure_case(setting, Case("queries", 6), systems, echo_encoder(setting))
+    with running_systems(setting, (2, 4)) as systems:
+        case = measure_case(setting, Case("queries", 6), systems, echo_encoder(setting))
     assert set(case["systems"]) == set(systems)
     tried = [case["ratios"][f"sentence-transformers, {rows} rows"]["wall"] for rows in (2, 4)]
     assert case["ratios"]["sentence-transformers, best"]["wall"] == min(tried)
@@ -92,6 +94,12 @@ def test_a_case_is_measured_for_every_system_and_its_ratios_name_the_best_batch_
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a.png", "b.png", "c.png"]
 
 
+def test_ratios_are_medians_over_the_turns():
+    slow, quick = Timing([2.0, 8.0, 3.0], [1.0, 1.0, 1.0]), Timing([1.0, 4.0, 1.0], [1.0, 1.0, 1.0])
+    ratios = ratios_of({"sentence-transformers, 4 rows": slow, "echo": quick})
+    assert ratios["sentence-transformers, best"] == {"wall": 2.0, "cpu": 1.0}
+
+
 def test_systems_run_in_turns_and_the_first_run_is_not_counted():
     order: list[str] = []
     timings = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, 2)
@@ -99,10 +107,14 @@ def test_systems_run_in_turns_and_the_first_run_is_not_counted():
     assert len(timings["a"].wall) == 2
 
 
-def test_the_runs_to_warm_up_can_be_others():
-    order: list[str] = []
-    in_turns({"a": lambda: order.append("a")}, 2, {"a": lambda: order.append("small")})
-    assert order == ["small", "a", "a"]
+def test_what_goes_wrong_in_a_system_s_process_is_raised_here_and_the_process_lives_on(setting):
+    worker = Worker(build_echo, setting, 1)
+    with pytest.raises(TypeError, match="text 1 must be a str"):
+        worker.run(["a", None])
+    wall, cpu = worker.run(["a"])
+    assert wall > 0
+    assert cpu > 0
+    worker.close()
 
 
 def test_growth_is_measured_at_every_doubling_and_at_the_end(setting):
