@@ -4,7 +4,18 @@ import pytest
 import torch
 from transformers import AutoConfig, GPT2Config, LlamaConfig, OPTConfig
 
-from echo_core.budget import CPU_CACHE, CPU_TOKENS, CUDA_TOKENS, MPS_TOKENS, Widths, cache_of_a_core, choose_budget, cpu_budget, cuda_budget
+from echo_core.budget import (
+    CPU_CACHE,
+    CPU_SHARE,
+    CPU_TOKENS,
+    CUDA_TOKENS,
+    MPS_TOKENS,
+    Widths,
+    cache_of_a_core,
+    choose_budget,
+    cpu_budget,
+    cuda_budget,
+)
 
 MIB, GIB = 2**20, 2**30
 MISTRAL_7B = Widths(4096, 14336)
@@ -36,9 +47,9 @@ def test_the_budget_of_a_cpu_grows_with_its_threads(threads, monkeypatch):
     assert choose_budget(torch.device("cpu"), torch.float32, SMALL) == threads * cpu_budget(cache_of_a_core(), 1, 4, SMALL)
 
 
-def test_the_activations_of_a_cpu_s_budget_fit_into_its_caches():
-    tokens = cpu_budget(8 * MIB, 2, 1, SMALL)
-    assert tokens * SMALL.bytes_per_token(1) <= 0.75 * 2 * 8 * MIB < (tokens + 2) * SMALL.bytes_per_token(1)
+def test_the_activations_of_a_cpu_s_budget_fill_its_caches():
+    tokens = cpu_budget(7 * MIB, 2, 1, SMALL)
+    assert tokens * SMALL.bytes_per_token(1) <= CPU_SHARE * 2 * 7 * MIB < (tokens + 2) * SMALL.bytes_per_token(1)
 
 
 @pytest.mark.parametrize(("cache", "tokens"), [(0, CPU_TOKENS[0]), (GIB, CPU_TOKENS[1])])
