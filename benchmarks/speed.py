@@ -86,7 +86,7 @@ def _is_same(case: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _measure_throughput(setting: Setting, options: argparse.Namespace, report: dict[str, Any]) -> None:
     encoder = echo_encoder(setting)
-    with running_systems(setting, (4, 32) if options.quick else ST_ROWS) as systems:
+    with running_systems(setting, options.rows or ((4, 32) if options.quick else ST_ROWS)) as systems:
         for case in _cases(options):
             found = measure_case(setting, case, systems, encoder)
             print_case(found)
@@ -107,6 +107,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", default=["chunks", "queries", "mixture", "long"])
     parser.add_argument("--smallest", type=int, default=1, help="texts of the smallest call")
     parser.add_argument("--largest", type=int, default=1000, help="texts of the largest call")
+    parser.add_argument("--rows", type=int, nargs="+", help=f"batch sizes of sentence-transformers, whose default is 32; default: {ST_ROWS}")
     parser.add_argument("--parts", nargs="+", choices=PARTS)
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=["bfloat16", "float32", "float16"])
     parser.add_argument("--repeats", type=int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -36,7 +37,7 @@ def timed(run: Callable[[], object]) -> Seconds:
 
 
 def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
-    """Each system's timing: all once unmeasured, then in turns, every second round backwards."""
+    """Each system's timing: all once unmeasured, then in turns."""
     for run in systems.values():
         run()
     gc.collect()
@@ -45,10 +46,11 @@ def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 
 
 def take_turns(systems: Mapping[str, Callable[[], Seconds]], repeats: int) -> dict[str, Timing]:
-    """The same for systems that time themselves, and have warmed up."""
+    """The same for systems that time themselves, and have warmed up. Each round has an order of its own, so that no system always follows another one."""
     seconds: dict[str, list[Seconds]] = {name: [] for name in systems}
-    for turn in range(repeats):
-        for name in list(systems)[:: 1 if turn % 2 == 0 else -1]:
+    orders = random.Random(0)
+    for _ in range(repeats):
+        for name in orders.sample(list(systems), len(systems)):
             seconds[name].append(systems[name]())
     return {name: Timing([wall for wall, _ in both], [cpu for _, cpu in both]) for name, both in seconds.items()}
 

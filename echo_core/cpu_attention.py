@@ -7,7 +7,6 @@ and the heads that share keys are one larger product. Measured on a Zen 4 core i
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -19,8 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 BLOCK = {torch.bfloat16: 64, torch.float32: 32}  # queries; measured best
 SHORT = {torch.bfloat16: 0, torch.float32: 256}  # rows below are quicker in SDPA
 
-ALONE = 128  # tokens; a longer row is work enough for one product
-STEP = 16  # shorter rows share a product with those that round up to the same multiple
+SPARE = 0.15  # of the longest row's tokens: rows shorter by no more share its products, as one row alone is too little work (LOG.md)
+STEP = 16  # tokens; the same for short rows
 
 
 def attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
@@ -47,8 +46,8 @@ def attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, windo
 def attend_packed(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, ...], shared: int, scale: float, window: int | None) -> Tensor:
     """The same for rows laid end to end, which start at ``bounds`` (the last is N): (1, H, N, d) → (1, N, H, d).
 
-    Rows of about the same length are padded to each other for this step only; long rows go alone. With ``shared`` tokens before all rows, which then
-    are the first row of the layout, each other row attends as if they were its own first.
+    Rows of about the same length are padded to each other for this step only. With ``shared`` tokens before all rows, which then are the first row
+    of the layout, each other row attends as if they were its own first.
     """
     groups, back = _group_rows(bounds, shared, torch.is_inference_mode_enabled())
     flat = [heads[0].transpose(0, 1) for heads in (query, key, value)]  # (N, heads, d)
@@ -71,16 +70,13 @@ class _Group:
 @lru_cache(maxsize=16)  # every layer of a pass asks for the same rows
 def _group_rows(bounds: tuple[int, ...], shared: int, inference: bool) -> tuple[list[_Group], Tensor]:
     """The groups, and for each of the N tokens its place in their outputs, one behind the other; ``inference`` keeps tensors of both modes apart."""
-    together: dict[int, list[int]] = defaultdict(list)
     before = [0 if start < shared else shared for start in bounds[:-1]]
-    for row, (start, end) in enumerate(pairwise(bounds)):
-        length = before[row] + end - start
-        together[-row - 1 if length > ALONE else -(-length // STEP)].append(row)
+    lengths = [lead + end - start for lead, (start, end) in zip(before, pairwise(bounds), strict=True)]
     groups: list[_Group] = []
     back = torch.empty(bounds[-1], dtype=torch.long)
     place = 0
-    for rows in together.values():
-        width = max(before[row] + bounds[row + 1] - bounds[row] for row in rows)
+    for rows in _of_about_the_same_length(lengths):
+        width = lengths[rows[0]]
         tokens = torch.empty(len(rows), width, dtype=torch.long)
         for line, row in zip(tokens, rows, strict=True):
             start, end, lead = bounds[row], bounds[row + 1], before[row]
@@ -90,6 +86,18 @@ def _group_rows(bounds: tuple[int, ...], shared: int, inference: bool) -> tuple[
             place += width
         groups.append(_Group(len(rows), width, tokens.flatten()))
     return groups, back
+
+
+def _of_about_the_same_length(lengths: list[int]) -> list[list[int]]:
+    """Rows by falling length, cut where one is shorter than the first of its group by too much."""
+    together: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        longest = lengths[together[-1][0]] if together else None
+        if longest is not None and longest - lengths[row] <= max(STEP, int(SPARE * longest)):
+            together[-1].append(row)
+        else:
+            together.append([row])
+    return together
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
