@@ -46,7 +46,7 @@ def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 
 
 def take_turns(systems: Mapping[str, Callable[[], Seconds]], repeats: int) -> dict[str, Timing]:
-    """The same for systems that time themselves, and have warmed up. Each round has an order of its own, so that no system always follows another one."""
+    """The same for systems that time themselves, and have warmed up. Each round has its own order: none always follows another."""
     seconds: dict[str, list[Seconds]] = {name: [] for name in systems}
     orders = random.Random(0)
     for _ in range(repeats):
