@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import count, islice, takewhile
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,21 @@ LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 def corpus_growth(setting: Setting, make: Callable[[int, int], list[str]], most: int) -> list[dict[str, float]]:
-    """One stream of texts: seconds a text and the process's peak memory when 1,000, 2,000, 4,000 … ``most`` are done."""
+    """Streams of 1,000, 4,000, 16,000 … ``most`` texts, one after the other: seconds a text of each, and the process's peak memory up to its end."""
     encoder = echo_encoder(setting)
     encoder.encode_documents(make(64, 0))
     points = []
-    mark, last, since = 1000, 0, time.perf_counter()
-    for done, _ in enumerate(encoder.iter_documents(islice(_stream(make), most)), start=1):
-        if done == mark:
-            now = time.perf_counter()
-            points.append({"texts": done, "seconds_per_text": (now - since) / (done - last), "peak_mib": _peak_mib()})
-            mark, last, since = min(2 * mark, most) if mark < most else most + 1, done, now
+    for texts in _sizes(most):
+        started = time.perf_counter()
+        for _ in encoder.iter_documents(islice(_stream(make), texts)):
+            pass
+        points.append({"texts": texts, "seconds_per_text": (time.perf_counter() - started) / texts, "peak_mib": _peak_mib()})
     return points
+
+
+def _sizes(most: int) -> list[int]:
+    sizes = takewhile(lambda size: size < most, (1000 * 4**power for power in count()))
+    return [*sizes, most]
 
 
 def _stream(make: Callable[[int, int], list[str]]) -> Iterator[str]:

@@ -63,18 +63,18 @@ def plot_length(report: dict[str, Any], key: str, target: Path) -> None:
 
 
 def plot_growth(report: dict[str, Any], key: str, target: Path) -> None:
-    """A text's cost and the process's peak memory while one stream of texts goes on."""
+    """A text's cost and the process's peak memory, by the length of the stream."""
     points = report["growth"][key]
     texts = [point["texts"] for point in points]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for axis, field, factor, unit in zip(axes, ("seconds_per_text", "peak_mib"), (1000, 1), ("milliseconds a text", "peak memory, MiB"), strict=True):
         axis.plot(texts, [factor * point[field] for point in points], "o-", color=OURS)
-        axis.set(xscale="log", xlabel="texts done", ylabel=unit)
+        axis.set(xscale="log", xlabel="texts in a stream", ylabel=unit)
         axis.set_ylim(bottom=0)
         axis.set_xticks(texts, [f"{count:,}" for count in texts], rotation=30)
         axis.minorticks_off()
         axis.grid(color=LIGHT)
-    figure.suptitle(f"One stream of texts: {key}", fontsize=11)
+    figure.suptitle(f"Streams of texts: {key}", fontsize=11)
     _sign(figure, report)
     figure.savefig(target, dpi=140)
     plt.close(figure)
