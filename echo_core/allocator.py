@@ -1,7 +1,7 @@
 """What a batch on a CPU frees stays with the process, for the next layer to use.
 
 glibc gives a heap's free end back to the system as soon as it is a few MB, which the activations of every layer are; each page then has to be faulted
-in and cleared anew. Measured on two Zen 4 cores (24 M parameters, bfloat16): 190,000 page faults in 256 queries, and without them 1.3 to 1.5 times
+in and cleared anew. Measured on two Zen 4 cores (24 M parameters, bfloat16): 190,000 page faults in 256 queries, and without them 1.2 to 1.5 times
 the speed (LOG.md).
 """
 
