@@ -16,7 +16,7 @@ from echo_core.allocator import keep_freed_memory
 torch.set_num_threads(1)
 print(keep_freed_memory())
 def layer():
-    tensors = [torch.ones(2**20) for _ in range(8)]  # 4 MiB each: 8,192 pages together
+    tensors = [torch.ones(2**18) for _ in range(32)]  # 1 MiB each, less than a huge page: 8,192 pages together
 for _ in range(3):
     layer()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
