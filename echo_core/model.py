@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echo_core.allocator import keep_freed_memory
 from echo_core.attention import ROWS, ROWS_UNCOMPILED, choose_layout, layout_arguments, register_uncompiled, to_device
 from echo_core.batches import Batch
 from echo_core.budget import Widths, choose_budget
@@ -39,8 +38,6 @@ class Decoder:
             ConfigError: ``layer`` beyond the model's, or a device that is not there.
         """
         self.device = choose_device(runtime.device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.dtype = choose_dtype(runtime.dtype, self.device)
         self._model = _load(folder, self.dtype, runtime.trust_remote_code).to(self.device)
         self._settings = self._model.config.get_text_config(decoder=True)

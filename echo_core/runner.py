@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from echo_core.allocator import keep_freed_memory
 from echo_core.batches import Batch, BatchSize, pack_rows, pad_rows, shared_tokens
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
@@ -51,6 +52,8 @@ class Runner(Generic[Model]):
         self.decoder, self._pooling, self._knob = decoder, pooling, knob
         self.budget = token_budget or decoder.choose_budget()
         self.packed = decoder.layout == "packed"
+        if decoder.device.type == "cpu":
+            keep_freed_memory()
 
     def run(self, rows: Sequence[Row]) -> Tensor:
         """Pooled vectors of the rows' spans: (S, D) float32 on the device.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from echo_core.allocator import keep_freed_memory
 from echo_core.attention import to_device
 from echo_core.batches import Batch, plan_batches
 from echo_core.budget import Widths, choose_budget
@@ -38,8 +37,6 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
         ModelError: a single row does not fit into the device's memory.
     """
     device = next(transformer.parameters()).device
-    if device.type == "cpu":
-        keep_freed_memory()
     vectors = torch.zeros(len(plan.numbers), pooling.get_embedding_dimension(), device=device)
     if plan.kept:
         runner = Runner(_States(transformer, device, transformer.choose_layout()), pooling.pooling, budget, knob="model.token_budget")
