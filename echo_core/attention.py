@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from echo_core.cpu_attention import attend_causal, attend_packed
 from echo_core.errors import ModelError
@@ -22,8 +23,8 @@ log = logging.getLogger("echo_core")
 
 ROWS = "echo_rows"  # the name under which transformers knows the function
 ROWS_UNCOMPILED = "echo_rows_uncompiled"  # the same, left out of a compiled layer: its loops over blocks and rows would be compiled for each length
-LAYOUTS = {"packed": (True,), "mixed": (False, True), "padded": (False,)}  # see runner.py; True: rows lie end to end
-_FASTEST = {"cuda": "packed", "cpu": "mixed"}
+LAYOUTS = ("packed", "padded")  # rows end to end, or below each other
+_PACKING = ("cuda", "cpu")  # devices where that is at least as fast (LOG.md)
 _PROBE = 6  # tokens of the two rows that both attentions are compared on
 Forward = Callable[[Tensor, Sequence[int] | None], Tensor]
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
@@ -54,25 +55,24 @@ def choose_layout(model: Any, forward: Forward, wanted: str = "auto") -> str:
         wanted: "packed", "padded" or "auto".
     """
     device = next(model.parameters()).device.type
-    best = _FASTEST.get(device, "padded") if wanted == "auto" else wanted
-    if best != "padded":
-        problem = _switch(model, forward, best)
+    packs = device in _PACKING if wanted == "auto" else wanted == "packed"
+    if packs:
+        problem = _switch(model, forward, packed=True)
         if problem is None:
-            return best
-        if best == "packed":
-            log.warning("rows are padded instead of laid end to end: %s", problem)
+            return "packed"
+        log.warning("rows are padded instead of laid end to end: %s", problem)
     if device == "cpu":
-        _switch(model, forward, "padded")
+        _switch(model, forward, packed=False)
     return "padded"
 
 
-def _switch(model: Any, forward: Forward, layout: str) -> str | None:
+def _switch(model: Any, forward: Forward, packed: bool) -> str | None:
     """Switch to our attention, or give the reason why not, with the model as before."""
     if next(model.parameters()).is_cuda and not varlen_available():
         return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
     before, name = model.config._attn_implementation, type(model).__name__
     try:
-        apart = _compare(model, forward, LAYOUTS[layout])
+        apart = _compare(model, forward, packed)
     except Exception as error:  # a model may fail in any way over arguments that it does not know
         problem = f"{name} cannot: {error}"
     else:
@@ -84,27 +84,28 @@ def _switch(model: Any, forward: Forward, layout: str) -> str | None:
 
 
 @torch.inference_mode()
-def _compare(model: Any, forward: Forward, packings: Sequence[bool]) -> float:
-    """Switch; how far two short rows' states, end to end (True) or padded, then are from those before, as a share of their length."""
+def _compare(model: Any, forward: Forward, packed: bool) -> float:
+    """Switch; how far two short rows' states, end to end or padded, then are from those before, as a share of their length."""
     ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0) % model.config.get_text_config(decoder=True).vocab_size
     ids = ids.to(next(model.parameters()).device)
     own = forward(ids, None)
     register_attention()
     model.set_attn_implementation(ROWS)
-    ours = [forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else forward(ids, None) for packed in packings]
-    return float(((torch.stack(ours) - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
+    ours = forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else forward(ids, None)
+    return float(((ours - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
 
 
-def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int = 0) -> dict[str, Any]:
+def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int = 0, tokens: int | None = None) -> dict[str, Any]:
     """What a model needs besides its ids (1, N) to take rows of these lengths as laid end to end: positions from 0 in each row, and where rows start.
 
     The names are those that transformers gives its own unpadded attention. With ``shared`` tokens before all rows, these are the first row of the
-    layout, and a row's keys are more than its queries by so many.
+    layout, and a row's keys are more than its queries by so many. ``tokens``: those of the ids, N, where some stand behind the last row.
     """
     counts = torch.tensor([shared, *lengths] if shared else lengths)
     ends = counts.cumsum(0)
     positions = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts, counts)
     positions[shared:] += shared
+    positions = pad(positions, (0, (tokens or len(positions)) - len(positions)))
     starts = to_device(torch.cat([torch.zeros(1, dtype=torch.int32), ends.to(torch.int32)]), device)
     longest = max(lengths)
     named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest + shared}

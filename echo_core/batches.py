@@ -77,13 +77,27 @@ def pad_rows(rows: Sequence[Row]) -> Batch:
     return Batch(torch.from_numpy(ids), tuple(spans), place_slots(rows, [i * width for i in range(len(rows))]))
 
 
-def pack_rows(rows: Sequence[Row], shared: int = 0) -> Batch:
-    """Rows end to end in one row of ids (1, N), without padding; their first ``shared`` tokens, the same in all, only once, before them."""
+def pack_rows(rows: Sequence[Row], shared: int = 0, rounded: bool = False) -> Batch:
+    """Rows end to end in one row of ids (1, N), without padding; their first ``shared`` tokens, the same in all, only once, before them.
+
+    ``rounded``: with PAD_ID behind the last row, up to ``round_up`` of the tokens.
+    """
     lengths = [len(row.ids) - shared for row in rows]
     starts = [0, *accumulate(lengths[:-1])]  # where a row's first token would stand, had it all of them
-    ids = np.concatenate([rows[0].ids[:shared], *(row.ids[shared:] for row in rows)])
+    tokens = shared + sum(lengths)
+    filling = np.full(round_up(tokens) - tokens if rounded else 0, PAD_ID)
+    ids = np.concatenate([rows[0].ids[:shared], *(row.ids[shared:] for row in rows), filling])
     spans = ((start + span.start, start + span.end) for start, row in zip(starts, rows, strict=True) for span in row.spans)
     return Batch(torch.from_numpy(ids)[None], tuple(spans), place_slots(rows, starts), tuple(lengths), shared)
+
+
+def round_up(size: int) -> int:
+    """To the next number that is 0 behind its first six binary digits: at most 3 % more, and 32 sizes from any number to its double.
+
+    oneDNN writes machine code for each size of a product on a CPU, 0.4 ms and 0.4 MB each, and keeps a thousand of them (LOG.md).
+    """
+    step = 1 << max(0, size.bit_length() - 6)
+    return -(-size // step) * step
 
 
 def shared_tokens(rows: Sequence[Row]) -> int:

@@ -139,7 +139,7 @@ class Runtime:
     device: str = "auto"  # "cuda:1" works too
     dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32
     token_budget: int | None = None  # tokens of a batch, padding included; None: chosen for the device
-    attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA, where it is faster
+    attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA and CPU, where the model can
     compile: bool = False  # torch.compile layer by layer: faster in bulk, tens of seconds at the first batches; needs a C++ compiler
     progress: bool | None = None  # None: a bar on long work, if stderr is a terminal
     trust_remote_code: bool = False  # runs Python code that comes with a checkpoint

@@ -49,7 +49,9 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, 
     Rows of about the same length are padded to each other for this step only. With ``shared`` tokens before all rows, which then are the first row
     of the layout, each other row attends as if they were its own first.
     """
-    groups, back = _group_rows(bounds, shared, torch.is_inference_mode_enabled())
+    if len(bounds) == 2:  # what stands behind the row is never seen
+        return attend_causal(query, key, value, scale, window).transpose(1, 2)
+    groups, back = _group_rows(bounds, query.shape[2], shared, torch.is_inference_mode_enabled())
     flat = [heads[0].transpose(0, 1) for heads in (query, key, value)]  # (N, heads, d)
     done = []
     for group in groups:
@@ -68,15 +70,15 @@ class _Group:
 
 
 @lru_cache(maxsize=16)  # every layer of a pass asks for the same rows
-def _group_rows(bounds: tuple[int, ...], shared: int, inference: bool) -> tuple[list[_Group], Tensor]:
+def _group_rows(bounds: tuple[int, ...], positions: int, shared: int, inference: bool) -> tuple[list[_Group], Tensor]:
     """The groups, and for each of the N tokens its place in their outputs, one behind the other; ``inference`` keeps tensors of both modes apart."""
     before = [0 if start < shared else shared for start in bounds[:-1]]
     lengths = [lead + end - start for lead, (start, end) in zip(before, pairwise(bounds), strict=True)]
     groups: list[_Group] = []
-    back = torch.empty(bounds[-1], dtype=torch.long)
+    back = torch.zeros(positions, dtype=torch.long)
     place = 0
     for rows in _of_about_the_same_length(lengths):
-        width = lengths[rows[0]]
+        width = -(-lengths[rows[0]] // STEP) * STEP
         tokens = torch.empty(len(rows), width, dtype=torch.long)
         for line, row in zip(tokens, rows, strict=True):
             start, end, lead = bounds[row], bounds[row + 1], before[row]

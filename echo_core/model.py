@@ -70,7 +70,7 @@ class Decoder:
             lengths: tokens of each row laid end to end; only where ``layout`` allows it.
             shared: tokens that stand before all rows, once; only on a CPU.
         """
-        layout = {} if lengths is None else layout_arguments(lengths, self.device, shared)
+        layout = {} if lengths is None else layout_arguments(lengths, self.device, shared, ids.shape[1])
         self._readout.start()
         return self._readout.take(self._model(input_ids=ids, use_cache=False, **layout).last_hidden_state)
 

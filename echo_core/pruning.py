@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from echo_core.batches import round_up
+
 NAMES = ("mlp", "feed_forward", "ffn")
 WORTH = 256  # tokens of a batch; below, the look-up costs what it saves
 
@@ -55,5 +57,6 @@ class Pruning:
 
 
 def pooled_places(spans: Sequence[tuple[int, int]]) -> Tensor:
-    """The places of all spans' tokens, each once: (P,) int64."""
-    return torch.from_numpy(np.unique(np.concatenate([np.arange(start, end) for start, end in spans])))
+    """The places of all spans' tokens, each once, the last again up to ``round_up`` of them: (P,) int64."""
+    places = np.unique(np.concatenate([np.arange(start, end) for start, end in spans]))
+    return torch.from_numpy(np.pad(places, (0, round_up(len(places)) - len(places)), mode="edge"))

@@ -20,8 +20,6 @@ from echo_core.tokens import Row
 
 log = logging.getLogger("echo_core")
 
-WORTH_PACKING = 0.1  # share of padding; measured on a CPU: 16 % of it costs 1.07-1.17 times packed rows, 2-5 % of it 0.92-0.98 times
-
 
 class Layers(Protocol):
     """What gives states: ``Decoder``, or another model with its layout."""
@@ -75,16 +73,11 @@ class Runner(Generic[Model]):
         return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
 
     def _lay_out(self, rows: Sequence[Row]) -> Batch:
-        """Rows end to end always, never, or (mixed) where that saves enough tokens: padding, and what all rows begin with."""
-        if self.decoder.layout == "padded":
+        """Rows end to end if the model can; on a CPU what all rows begin with once, and the tokens rounded up."""
+        if not self.packed:
             return pad_rows(rows)
-        shared = shared_tokens(rows) if self.decoder.device.type == "cpu" else 0
-        padded, packed = BatchSize(False), BatchSize(True)
-        lengths = [len(row.ids) for row in rows]
-        spared = padded.with_rows(lengths).tokens - (packed.with_rows(lengths).tokens - shared * (len(rows) - 1))
-        if not self.packed and spared < WORTH_PACKING * sum(lengths):
-            return pad_rows(rows)
-        return pack_rows(rows, shared)
+        on_cpu = self.decoder.device.type == "cpu"
+        return pack_rows(rows, shared_tokens(rows) if on_cpu else 0, rounded=on_cpu)
 
     def _tokens(self, rows: Sequence[Row]) -> int:
         return BatchSize(self.packed).with_rows([len(row.ids) for row in rows]).tokens

@@ -40,7 +40,7 @@ class ReadOutTransformer(Transformer):  # type: ignore[misc]
 
     def states(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
         """States (B, T, D) at the read-out layer; the arguments are those of ``Decoder.forward``."""
-        layout = {} if lengths is None else layout_arguments(lengths, ids.device, shared)
+        layout = {} if lengths is None else layout_arguments(lengths, ids.device, shared, ids.shape[1])
         if self._tap:
             self._tap.open()
         output: Tensor = self.model(input_ids=ids, use_cache=False, **layout).last_hidden_state

@@ -11,7 +11,7 @@ from tiny_models import FAMILIES, WINDOW
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.attention import ROWS, attend_rows, layout_arguments
-from echo_core.batches import pack_rows, pad_rows, shared_tokens
+from echo_core.batches import pack_rows, pad_rows, round_up, shared_tokens
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
 from echo_core.runner import load_runner
@@ -55,7 +55,7 @@ def test_packed_rows_longer_than_the_window_are_in_the_family_tests():
 
 
 def test_a_model_whose_rows_see_each_other_falls_back(tiny_llama, monkeypatch, caplog):
-    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device, shared: layout_arguments([sum(lengths)], device))
+    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device, *others: layout_arguments([sum(lengths)], device))
     with caplog.at_level(logging.WARNING, "echo_core"):
         decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime())
     assert decoder.layout == "padded"
@@ -72,7 +72,19 @@ def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
         sum(states[start:end].square().sum() for start, end in batch.spans).backward()
         gradients.append([parameter.grad for parameter in decoder._model.parameters()])
     for packed, padded in zip(*gradients, strict=True):
-        torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(packed, padded, rtol=5e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "gemma3"])
+def test_what_stands_behind_the_last_row_changes_nothing(family, model_folder):
+    folder = model_folder(family)
+    decoder = Decoder(folder, EchoConfig(str(folder)), packed_runtime())
+    for lengths in ([70, 60, 33], [163]):
+        rows = rows_of(lengths)
+        exact, rounded = pack_rows(rows), pack_rows(rows, rounded=True)
+        assert rounded.ids.shape[1] > exact.ids.shape[1] == sum(lengths)
+        assert rounded.spans == exact.spans
+        torch.testing.assert_close(decoder.states(rounded)[: sum(lengths)], decoder.states(exact), atol=1e-5, rtol=1e-4)
 
 
 def test_positions_begin_anew_in_each_row():
@@ -80,6 +92,7 @@ def test_positions_begin_anew_in_each_row():
     assert arguments["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0]]
     assert arguments["cu_seq_lens_q"].tolist() == [0, 2, 5, 6]
     assert arguments["max_length_q"] == 3
+    assert layout_arguments([2, 3], CPU, tokens=8)["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -104,17 +117,10 @@ def test_a_window_that_the_model_keeps_to_itself_is_refused():
         attend_rows(Layer(), heads, heads, heads, None, **layout_arguments([4], CPU))
 
 
-def test_a_cpu_pads_rows_or_lays_them_end_to_end_whichever_costs_less(tiny_llama):
-    runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu"))
-    assert runner.decoder.layout == "mixed"
-    assert runner.decoder._model.config._attn_implementation == ROWS
-    assert [end_to_end(runner, lengths) for lengths in ([40], [40, 39, 38], [40, 20], [40, 5, 5])] == [False, False, True, True]
-    assert end_to_end(runner, [40, 39, 38], begin=20), "what all rows begin with is saved too"
-
-
-@pytest.mark.parametrize(("attention", "packs"), [("packed", True), ("padded", False)])
-def test_a_runtime_that_names_the_layout_gets_it(attention, packs, tiny_llama):
+@pytest.mark.parametrize(("attention", "packs"), [("auto", True), ("packed", True), ("padded", False)])
+def test_a_cpu_lays_rows_end_to_end_unless_the_runtime_says_otherwise(attention, packs, tiny_llama):
     runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(attention))
+    assert runner.decoder._model.config._attn_implementation == ROWS
     assert [end_to_end(runner, lengths) for lengths in ([40], [40, 5, 5])] == [packs, packs]
 
 
@@ -134,7 +140,7 @@ def test_what_all_rows_begin_with_runs_once_and_changes_nothing(family, model_fo
     runner = load_runner(folder, EchoConfig(str(folder)), packed_runtime())
     rows = rows_of([30, 150, 12, 17], begin=9)
     batch = runner._lay_out(rows)
-    assert (batch.shared, batch.ids.shape[1]) == (9, 30 + 150 + 12 + 17 - 3 * 9)
+    assert (batch.shared, batch.ids.shape[1]) == (9, round_up(30 + 150 + 12 + 17 - 3 * 9))
     np.testing.assert_allclose(runner.run(rows), torch.cat([runner.run([row]) for row in rows]), atol=1e-4, rtol=1e-4)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_core.batches import BatchSize, pack_rows, pad_rows, plan_batches
+from echo_core.batches import BatchSize, pack_rows, pad_rows, plan_batches, round_up
 from echo_core.tokens import Row, Span
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=60)
@@ -65,6 +65,23 @@ def test_what_rows_share_stands_once_before_them():
     assert batch.ids.tolist() == [[7, 8, 10, 11, 12, 13, 20, 21]]
     assert (batch.lengths, batch.shared) == ((4, 2), 2)
     assert [batch.ids[0, start:end].tolist() for start, end in batch.spans] == [[11, 12, 13], [21]]
+
+
+@given(st.integers(1, 100_000))
+def test_sizes_are_rounded_up_by_little_to_few(size: int):
+    rounded = round_up(size)
+    assert size <= rounded <= size * 33 / 32
+    assert round_up(rounded) == rounded
+    assert rounded < 64 or rounded % 2 ** (rounded.bit_length() - 6) == 0
+
+
+def test_rounded_rows_end_to_end_have_padding_behind_them():
+    rows = [Row(np.arange(1, 71), (Span(0, 1, 70),)), Row(np.arange(1, 62), (Span(1, 3, 61),))]
+    batch = pack_rows(rows, rounded=True)
+    assert batch.ids.shape == (1, 132)
+    assert batch.ids[0, 131:].tolist() == [0]
+    assert batch.spans == ((1, 70), (73, 131))
+    assert batch.lengths == (70, 61)
 
 
 def test_packed_batches_are_filled_up_to_the_budget_by_tokens_without_padding():
