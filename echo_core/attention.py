@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from echo_core.cpu_attention import attend_causal, attend_packed
+from echo_core.cpu_attention import attend_causal
 from echo_core.errors import ModelError
 
 log = logging.getLogger("echo_core")
@@ -157,12 +157,11 @@ def attend_rows(
     longest = query.shape[2] if max_length_k is None else max_length_k
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if cu_seq_lens_q is None:
-        return attend_causal(query, key, value, scale, window).transpose(1, 2), None
-    if query.is_cuda:
+    if query.is_cuda and cu_seq_lens_q is not None:
         return _attend_varlen(query, key, value, cu_seq_lens_q, longest, scale, window), None
-    shared = longest - (max_length_q or longest)
-    return attend_packed(query, key, value, tuple(cu_seq_lens_q.tolist()), shared, scale, window), None
+    batch, _, length, _ = query.shape
+    bounds = range(0, (batch + 1) * length, length) if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    return attend_causal(query, key, value, bounds, longest - (max_length_q or longest), scale, window), None
 
 
 def varlen_available() -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 # On a CPU a batch's activations should about fill the caches of the cores that share it. Widths of 384 and 512, two Zen 4 cores: within 3 % of the
-# best are 2,100 to 4,200 tokens for the one, 1,700 to 2,100 for the other; 1,000 cost 5 to 8 % more, 700 up to 20 % (LOG.md).
-CPU_TOKENS = (850, 1200)  # a thread, least and most: fewer leave the products short of work, more gave little
-CPU_SHARE = 1.1  # of the caches: what is counted is never alive all at once
+# best are 2,400 to 4,800 tokens; 1,900 cost 3 to 10 % more, 1,000 up to 15 % (LOG.md).
+CPU_TOKENS = (1200, 1600)  # a thread, least and most: fewer leave the products short of work, more gave little
+CPU_SHARE = 1.6  # of the caches: what is counted is never alive all at once
 CPU_CACHE = 16 * 2**20  # bytes a thread, where the system does not tell
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # of Linux
 MPS_TOKENS = 4096

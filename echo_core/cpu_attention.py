@@ -1,93 +1,138 @@
 """Causal attention on a CPU, by matrix products over blocks of queries.
 
 Each block of queries sees only the keys up to its own end, so that the half of the scores that a causal mask throws away is mostly never computed,
-and the heads that share keys are one larger product. Measured on a Zen 4 core in bfloat16 against SDPA's own CPU kernel: 1.6 times as fast at 128 and
-256 tokens, 1.9 times at 512; in float32 no faster below 256 tokens, 1.2 times at 512.
+the heads that share keys are one larger product, and rows of about the same length share their products. What stands where is planned once a batch;
+a layer then gathers its heads straight into the products' layout and back. LOG.md has what it gained against SDPA's own CPU kernel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-BLOCK = {torch.bfloat16: 64, torch.float32: 32}  # queries; measured best
-SHORT = {torch.bfloat16: 0, torch.float32: 256}  # rows below are quicker in SDPA
+BLOCK = {torch.bfloat16: 64}  # queries; measured best
+BLOCK_ELSE = 32
 
 SPARE = 0.15  # of the longest row's tokens: rows shorter by no more share its products, as one row alone is too little work (LOG.md)
-STEP = 16  # tokens; the same for short rows
+STEP = 16  # tokens; the same for short rows, and what widths are rounded up to (see ``round_up``)
 
 
-def attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-    """Each token's attention to itself and those before it.
+def attend_causal(query: Tensor, key: Tensor, value: Tensor, bounds: Sequence[int], shared: int, scale: float, window: int | None) -> Tensor:
+    """Each token's attention to itself and those before it in its row.
 
     Args:
-        query: (B, H, T, d).
+        query: (B, H, T, d). Laid flat, its B·T tokens are rows end to end.
         key: (B, G, T, d), with G a divisor of H.
         value: like key.
+        bounds: where the rows start, and where the last one ends; what stands behind it is never seen.
+        shared: tokens before all rows, which then are the first row; each other row attends as if they were its own first.
         scale: of the scores.
         window: tokens that a token sees, itself included; None: all.
 
     Returns:
-        (B, H, T, d).
+        (B, T, H, d).
     """
-    length = query.shape[2]
-    if query.device.type == "cpu" and length >= SHORT.get(query.dtype, length + 1):
-        return _attend_in_blocks(query, key, value, scale, window)
-    mask = None if window is None or window >= length else _may_see(0, length, 0, window, query.device)
-    grouped = key.shape[1] != query.shape[1]
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped)
+    batch, heads, length, _ = query.shape
+    layout = _Layout(batch * length, heads, key.shape[1], window, query.dtype, query.device, torch.is_inference_mode_enabled())
+    plan = _plan(tuple(bounds), shared, layout)
+    queries, keys, values = (states.transpose(1, 2).reshape(-1, states.shape[-1]) for states in (query * scale, key, value))
+    attended = [block for group in plan.groups for block in _attend(group, queries, keys, values)]
+    return torch.cat(attended).index_select(0, plan.back).view(batch, length, heads, -1)
 
 
-def attend_packed(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, ...], shared: int, scale: float, window: int | None) -> Tensor:
-    """The same for rows laid end to end, which start at ``bounds`` (the last is N): (1, H, N, d) → (1, N, H, d).
+@dataclass(frozen=True)
+class _Layout:
+    """What a plan depends on besides the rows: tokens N, query heads H, key heads G; ``inference`` keeps tensors of both modes apart."""
 
-    Rows of about the same length are padded to each other for this step only. With ``shared`` tokens before all rows, which then are the first row
-    of the layout, each other row attends as if they were its own first.
-    """
-    if len(bounds) == 2:  # what stands behind the row is never seen
-        return attend_causal(query, key, value, scale, window).transpose(1, 2)
-    groups, back = _group_rows(bounds, query.shape[2], shared, torch.is_inference_mode_enabled())
-    flat = [heads[0].transpose(0, 1) for heads in (query, key, value)]  # (N, heads, d)
-    done = []
-    for group in groups:
-        q, k, v = (heads.index_select(0, group.tokens).view(group.rows, group.width, *heads.shape[1:]).transpose(1, 2) for heads in flat)
-        done.append(attend_causal(q, k, v, scale, window).transpose(1, 2).flatten(0, 1))
-    return torch.cat(done).index_select(0, back)[None]
+    tokens: int
+    heads: int
+    groups: int
+    window: int | None
+    dtype: torch.dtype
+    device: torch.device
+    inference: bool
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Queries of all rows of a group at the same places, which see keys from ``first`` to ``end`` only, the last ones of them by the mask."""
+
+    first: int
+    end: int
+    queries: Tensor  # (R·G·(H/G)·block,): which of the N·H queries
+    mask: Tensor  # (block, last keys): 0, or -inf where a query does not see a key
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows that are padded to one width: which of the N tokens stands at each of its rows × width places, a row's last repeated as padding."""
+    """Rows that are padded to one width, a row's last token repeated as padding, for each key head: R·G products."""
 
-    rows: int
+    products: int
     width: int
-    tokens: Tensor
+    keys: Tensor  # (R·G·width,): which of the N·G keys
+    blocks: tuple[_Block, ...]
 
 
-@lru_cache(maxsize=16)  # every layer of a pass asks for the same rows
-def _group_rows(bounds: tuple[int, ...], positions: int, shared: int, inference: bool) -> tuple[list[_Group], Tensor]:
-    """The groups, and for each of the N tokens its place in their outputs, one behind the other; ``inference`` keeps tensors of both modes apart."""
-    before = [0 if start < shared else shared for start in bounds[:-1]]
-    lengths = [lead + end - start for lead, (start, end) in zip(before, pairwise(bounds), strict=True)]
-    groups: list[_Group] = []
-    back = torch.zeros(positions, dtype=torch.long)
-    place = 0
-    for rows in _of_about_the_same_length(lengths):
-        width = -(-lengths[rows[0]] // STEP) * STEP
-        tokens = torch.empty(len(rows), width, dtype=torch.long)
-        for line, row in zip(tokens, rows, strict=True):
-            start, end, lead = bounds[row], bounds[row + 1], before[row]
-            line[:lead] = torch.arange(lead)
-            line[lead:] = torch.arange(start, start + width - lead).clamp_(max=end - 1)
-            back[start:end] = torch.arange(place + lead, place + lead + end - start)
-            place += width
-        groups.append(_Group(len(rows), width, tokens.flatten()))
-    return groups, back
+@dataclass(frozen=True)
+class _Plan:
+    groups: tuple[_Group, ...]
+    back: Tensor  # (N·H,): where in the blocks' outputs, one behind the other, each token's heads are
+
+
+@lru_cache(maxsize=4)  # every layer of a pass asks for the same rows, with a window or without
+def _plan(bounds: tuple[int, ...], shared: int, layout: _Layout) -> _Plan:
+    starts = torch.tensor(bounds[:-1])
+    before = torch.where(starts < shared, 0, shared)
+    lengths = before + torch.tensor(bounds[1:]) - starts
+    back = torch.zeros(layout.tokens, layout.heads, dtype=torch.long)
+    groups, place = [], 0
+    for rows in _of_about_the_same_length(lengths.tolist()):
+        tokens, own = _pad(starts[rows, None], before[rows, None], lengths[rows, None])
+        group = _plan_group(tokens, layout)
+        for block, here in zip(group.blocks, _places(tokens.shape[1], layout), strict=True):
+            outputs = torch.arange(place, place + len(block.queries)).view(len(rows), layout.heads, -1).transpose(1, 2)  # (R, block, H)
+            back[tokens[:, here][own[:, here]]] = outputs[own[:, here]]
+            place += len(block.queries)
+        groups.append(group)
+    return _Plan(tuple(groups), back.flatten().to(layout.device))
+
+
+def _pad(start: Tensor, before: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows, each (R, 1), to which of the N tokens stands where (R, width), and whether it is the row's own, neither shared nor padding."""
+    column = torch.arange(-(-int(length.max()) // STEP) * STEP)
+    tokens = torch.where(column < before, column, start + torch.minimum(column, length - 1) - before)
+    return tokens, (before <= column) & (column < length)
+
+
+def _plan_group(tokens: Tensor, layout: _Layout) -> _Group:
+    rows, width = tokens.shape
+    key_head, head = torch.arange(layout.groups)[:, None], torch.arange(layout.heads).view(layout.groups, -1, 1)
+    keys = tokens[:, None] * layout.groups + key_head  # (R, G, width)
+    blocks = []
+    for here in _places(width, layout):
+        queries = tokens[:, None, None, here] * layout.heads + head  # (R, G, H/G, block)
+        first = 0 if layout.window is None else max(0, here.start - layout.window + 1)
+        blocks.append(_Block(first, here.stop, queries.flatten().to(layout.device), _mask(first, here.start, here.stop, layout)))
+    return _Group(rows * layout.groups, width, keys.flatten().to(layout.device), tuple(blocks))
+
+
+def _places(width: int, layout: _Layout) -> list[slice]:
+    """Blocks of queries of rows so wide."""
+    size = BLOCK.get(layout.dtype, BLOCK_ELSE)
+    return [slice(start, min(start + size, width)) for start in range(0, width, size)]
+
+
+def _mask(first: int, start: int, end: int, layout: _Layout) -> Tensor:
+    """For queries from ``start`` to ``end``: hides what is behind them, all in the block itself, and from ``first`` on what is out of a window."""
+    window = layout.window if layout.window is not None and layout.window < end else end
+    columns = torch.arange(start if window == end else first, end)
+    back = torch.arange(start, end)[:, None] - columns
+    hidden = (back < 0) | (back >= window)
+    return torch.zeros(hidden.shape, dtype=layout.dtype, device=layout.device).masked_fill_(hidden.to(layout.device), -torch.inf)
 
 
 def _of_about_the_same_length(lengths: list[int]) -> list[list[int]]:
@@ -102,28 +147,12 @@ def _of_about_the_same_length(lengths: list[int]) -> list[list[int]]:
     return together
 
 
-def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-    rows, heads, length, width = query.shape
-    groups = key.shape[1]
-    query = (query * scale).reshape(rows, groups, heads // groups, length, width)
-    key, value = key.flatten(0, 1).transpose(1, 2), value.flatten(0, 1)  # (B·G, d, T), (B·G, T, d)
-    block = BLOCK[query.dtype]
-    causal = torch.full((block, block), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
-    done = []
-    for start in range(0, length, block):
-        end = min(start + block, length)
-        first = 0 if window is None else max(0, start - window + 1)
-        scores = query[:, :, :, start:end].flatten(2, 3).flatten(0, 1) @ key[:, :, first:end]
-        by_head = scores.view(rows * groups, -1, end - start, end - first)
-        if first == 0 and (window is None or end <= window):
-            by_head[..., start:].add_(causal[: end - start, : end - start])
-        else:
-            by_head.masked_fill_(~_may_see(start, end, first, window, query.device), -torch.inf)
-        done.append((scores.softmax(-1) @ value[:, first:end]).view(rows, heads, end - start, -1))
-    return torch.cat(done, dim=2)
-
-
-def _may_see(start: int, end: int, first: int, window: int | None, device: torch.device) -> Tensor:
-    """(end - start, end - first) bool: True where one of the queries sees one of the keys from ``first`` on."""
-    back = torch.arange(start, end, device=device)[:, None] - torch.arange(first, end, device=device)[None, :]
-    return (back >= 0) & (back < (end if window is None else window))
+def _attend(group: _Group, queries: Tensor, keys: Tensor, values: Tensor) -> Iterator[Tensor]:
+    """The outputs of a group's blocks, each (R·G·(H/G)·block, d), from the queries (N·H, d), and keys and values (N·G, d)."""
+    keys, values = (states.index_select(0, group.keys).view(group.products, group.width, -1) for states in (keys, values))
+    for block in group.blocks:
+        seen = slice(block.first, block.end)
+        scores = queries.index_select(0, block.queries).view(group.products, -1, queries.shape[-1]) @ keys[:, seen].transpose(1, 2)
+        rows, columns = block.mask.shape
+        scores.view(group.products, -1, rows, scores.shape[-1])[..., -columns:].add_(block.mask)
+        yield (scores.softmax(-1) @ values[:, seen]).flatten(0, 1)

@@ -47,7 +47,7 @@ class Decoder:
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
         self.layout = choose_layout(self._model, self.forward, runtime.attention)
-        self._pruning = None if runtime.compile else self._try_pruning()
+        self._pruning = self._try_pruning()
         if runtime.compile:
             self._compile_layers()
 
@@ -101,7 +101,7 @@ class Decoder:
         if self.device.type == "cpu" and self._model.config._attn_implementation == ROWS:
             register_uncompiled()
             self._model.set_attn_implementation(ROWS_UNCOMPILED)
-        for layer in self._readout.layers:
+        for layer in self._readout.layers[: None if self._pruning is None else -1]:
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
     @torch.inference_mode()
