@@ -18,6 +18,7 @@ BLOCK = {torch.bfloat16: 64}  # queries; measured best
 BLOCK_ELSE = 32
 
 SPARE = 0.15  # of the longest row's tokens: rows shorter by no more share its products, as one row alone is too little work (LOG.md)
+MOST = 32  # rows; more gain nothing, and each number of them has its own machine code in oneDNN
 STEP = 16  # tokens; the same for short rows, and what widths are rounded up to (see ``round_up``)
 
 
@@ -136,11 +137,11 @@ def _mask(first: int, start: int, end: int, layout: _Layout) -> Tensor:
 
 
 def _of_about_the_same_length(lengths: list[int]) -> list[list[int]]:
-    """Rows by falling length, cut where one is shorter than the first of its group by too much."""
+    """Rows by falling length, cut where one is shorter than the first of its group by too much, and behind MOST."""
     together: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         longest = lengths[together[-1][0]] if together else None
-        if longest is not None and longest - lengths[row] <= max(STEP, int(SPARE * longest)):
+        if longest is not None and len(together[-1]) < MOST and longest - lengths[row] <= max(STEP, int(SPARE * longest)):
             together[-1].append(row)
         else:
             together.append([row])
