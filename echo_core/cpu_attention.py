@@ -84,7 +84,7 @@ class _Plan:
     back: Tensor  # (N·H,): where in the blocks' outputs, one behind the other, each token's heads are
 
 
-@lru_cache(maxsize=4)  # every layer of a pass asks for the same rows, with a window or without
+@lru_cache(maxsize=16)  # every layer of a pass asks for the same rows, with a window or without
 def _plan(bounds: tuple[int, ...], shared: int, layout: _Layout) -> _Plan:
     starts = torch.tensor(bounds[:-1])
     before = torch.where(starts < shared, 0, shared)

@@ -73,10 +73,10 @@ class Runner(Generic[Model]):
         return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
 
     def _lay_out(self, rows: Sequence[Row]) -> Batch:
-        """Rows end to end if the model can; on a CPU what all rows begin with once, and the tokens rounded up."""
-        if not self.packed:
-            return pad_rows(rows)
+        """Rows end to end if the model can; on a CPU what all rows begin with once, the tokens rounded up, and one row by itself as it is."""
         on_cpu = self.decoder.device.type == "cpu"
+        if not self.packed or (on_cpu and len(rows) == 1):  # saves a query a tenth of a millisecond
+            return pad_rows(rows, rounded=on_cpu)
         return pack_rows(rows, shared_tokens(rows) if on_cpu else 0, rounded=on_cpu)
 
     def _tokens(self, rows: Sequence[Row]) -> int:

@@ -121,7 +121,7 @@ def test_a_window_that_the_model_keeps_to_itself_is_refused():
 def test_a_cpu_lays_rows_end_to_end_unless_the_runtime_says_otherwise(attention, packs, tiny_llama):
     runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(attention))
     assert runner.decoder._model.config._attn_implementation == ROWS
-    assert [end_to_end(runner, lengths) for lengths in ([40], [40, 5, 5])] == [packs, packs]
+    assert [end_to_end(runner, lengths) for lengths in ([40], [40, 5, 5])] == [False, packs], "one row needs no packing"
 
 
 def rows_of(lengths, begin=0):
@@ -170,7 +170,8 @@ def test_varlen_attention_on_a_gpu_gives_the_oracle_s_vectors(family, model_fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", [-1, 2])
-def test_compiled_layers_give_the_same_vectors(layer, tiny_llama):
+def test_compiled_layers_give_the_same_vectors(layer, tiny_llama, monkeypatch):
+    monkeypatch.setattr("echo_core.model.WORTH", 0)  # prune the last layer, which is not compiled, in short batches too
     config = EchoConfig(str(tiny_llama), layer=layer)
     plain, compiled = (EchoEncoder(config, Runtime(device="cpu", dtype="float32", compile=flag)) for flag in (False, True))
     np.testing.assert_allclose(compiled.encode_documents(TEXTS), plain.encode_documents(TEXTS), atol=2e-5)
