@@ -39,7 +39,7 @@ def plot_throughput(report: dict[str, Any], target: Path) -> None:
 
 def _times(case: dict[str, Any], name: str, rate: float) -> str:
     ratio = case["ratios"].get(name)
-    return f"{rate:,.0f}" + (f"  (echo: {ratio['wall']:.1f}×)" if ratio else "")
+    return f"{rate:,.{0 if rate >= 10 else 2}f}" + (f"  (echo: {ratio['wall']:.1f}×)" if ratio else "")
 
 
 def plot_length(report: dict[str, Any], key: str, target: Path) -> None:
