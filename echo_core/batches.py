@@ -67,10 +67,9 @@ class BatchSize:
         return BatchSize(self.packed, self.rows + len(lengths), max(self.longest, *lengths), self.total + sum(lengths))
 
 
-def pad_rows(rows: Sequence[Row], rounded: bool = False) -> Batch:
-    """Rows below each other, padded on the right to the longest; ``rounded``: to ``round_up`` of its tokens."""
-    longest = max(len(row.ids) for row in rows)
-    width = round_up(longest) if rounded else longest
+def pad_rows(rows: Sequence[Row]) -> Batch:
+    """Rows below each other, padded on the right to the longest."""
+    width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), PAD_ID, dtype=np.int64)
     for line, row in zip(ids, rows, strict=True):
         line[: len(row.ids)] = row.ids

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from echo_core.allocator import keep_freed_memory
-from echo_core.batches import Batch, BatchSize, pack_rows, pad_rows, shared_tokens
+from echo_core.batches import Batch, BatchSize, pack_rows, pad_rows, round_up, shared_tokens
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
@@ -73,10 +73,14 @@ class Runner(Generic[Model]):
         return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
 
     def _lay_out(self, rows: Sequence[Row]) -> Batch:
-        """Rows end to end if the model can; on a CPU what all rows begin with once, the tokens rounded up, and one row by itself as it is."""
+        """Rows end to end if the model can; on a CPU what all rows begin with once, and the tokens rounded up.
+
+        Rounding fills behind the last row, at position 0: a longer row could end beyond the model's positions.
+        """
         on_cpu = self.decoder.device.type == "cpu"
-        if not self.packed or (on_cpu and len(rows) == 1):  # saves a query a tenth of a millisecond
-            return pad_rows(rows, rounded=on_cpu)
+        as_it_is = on_cpu and len(rows) == 1 and len(rows[0].ids) == round_up(len(rows[0].ids))  # saves a query a tenth of a millisecond
+        if as_it_is or not self.packed:
+            return pad_rows(rows)
         return pack_rows(rows, shared_tokens(rows) if on_cpu else 0, rounded=on_cpu)
 
     def _tokens(self, rows: Sequence[Row]) -> int:

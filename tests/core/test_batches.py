@@ -84,14 +84,6 @@ def test_rounded_rows_end_to_end_have_padding_behind_them():
     assert batch.lengths == (70, 61)
 
 
-def test_rounded_padded_rows_have_more_padding():
-    rows = [Row(np.arange(1, 66), (Span(0, 1, 65),)), Row(np.arange(1, 4), (Span(1, 1, 3),))]
-    batch = pad_rows(rows, rounded=True)
-    assert batch.ids.shape == (2, 66)
-    assert batch.ids[0, 65] == 0
-    assert [batch.ids.flatten()[start:end].tolist() for start, end in batch.spans] == [list(range(2, 66)), [2, 3]]
-
-
 def test_packed_batches_are_filled_up_to_the_budget_by_tokens_without_padding():
     assert plan_batches([6, 1, 1, 1], 9, packed=True) == [[0, 1, 2, 3]]
     assert plan_batches([6, 1, 1, 1], 9) == [[0], [1, 2, 3]]
