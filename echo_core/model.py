@@ -19,6 +19,7 @@ from echo_core.batches import Batch
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError
+from echo_core.packed_weights import pack_weights, unpack_weights
 from echo_core.pruning import WORTH, Pruning, pooled_places
 from echo_core.readout import ReadOut
 
@@ -47,11 +48,12 @@ class Decoder:
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
         self.layout = choose_layout(self._model, self.forward, runtime.attention)
+        if self.device.type == "cpu" and not runtime.compile:  # torch's compiler cannot trace packed weights
+            self._try_packed_weights()
         self._pruning = self._try_pruning()
         if runtime.compile:
             self._compile_layers()
 
-    @torch.inference_mode()
     def states(self, batch: Batch) -> Tensor:
         """Hidden states of all positions laid flat, right for those within spans: (B·T, D) in the model's dtype, on its device."""
         if self._readout.prepending is not None:
@@ -62,8 +64,9 @@ class Decoder:
         with self._pruning.only(to_device(pooled_places(batch.spans), self.device)):
             return self.forward(ids, batch.lengths, batch.shared).flatten(0, 1)
 
+    @torch.inference_mode()
     def forward(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
-        """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed, and gradients flow unless switched off.
+        """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed. Without gradients.
 
         Args:
             ids: rows padded on the right, as pooled tokens never see the padding; or, with ``lengths``, all rows end to end: (1, N).
@@ -78,23 +81,42 @@ class Decoder:
         """Tokens of a batch that suit the device, its free memory and the model's shape."""
         return choose_budget(self.device, self.dtype, Widths.of(self._settings))
 
-    @torch.inference_mode()
+    def _try_packed_weights(self) -> None:
+        """Pack the weights, if that leaves the states of two short rows as they are."""
+        ids = self._probe_rows()
+        plain = self.forward(ids)
+        try:
+            pack_weights(self._model)
+            if self._same(self.forward(ids), plain):
+                return
+            problem: object = "states differ"
+        except Exception as error:  # no oneDNN, a dtype that it cannot multiply here, a module that reads its layers' weights itself
+            problem = error
+        log.debug("weights stay as they are: %s", problem)
+        unpack_weights(self._model)
+
     def _try_pruning(self) -> Pruning | None:
         """The hooks that spare the last layer's feed-forward part, if they leave the pooled states of two short rows as they are."""
         pruning = Pruning(self._readout.layers[-1])
-        ids = torch.arange(2 * _PROBE).view(2, _PROBE).to(self.device) % self.vocabulary
+        ids = self._probe_rows()
         places = torch.tensor([_PROBE - 2, _PROBE - 1, 2 * _PROBE - 1]).to(self.device)
-        whole = self.forward(ids).flatten(0, 1)[places].float()
+        whole = self.forward(ids).flatten(0, 1)[places]
         try:
             with pruning.only(places):
-                pruned = self.forward(ids).flatten(0, 1)[places].float()
+                if self._same(self.forward(ids).flatten(0, 1)[places], whole):
+                    return pruning
         except Exception as error:  # a mixture of experts, say, that gives its router's scores too
             log.debug("the last layer runs whole: %s", error)
-        else:
-            if float((pruned - whole).norm() / whole.norm()) <= max(1e-5, 16 * torch.finfo(self.dtype).eps):
-                return pruning
         pruning.remove()
         return None
+
+    def _probe_rows(self) -> Tensor:
+        return torch.arange(2 * _PROBE).view(2, _PROBE).to(self.device) % self.vocabulary
+
+    def _same(self, states: Tensor, expected: Tensor) -> bool:
+        """Whether they are, but for rounding."""
+        apart = float((states.float() - expected.float()).norm() / expected.float().norm())
+        return apart <= max(1e-5, 16 * torch.finfo(self.dtype).eps)
 
     def _compile_layers(self) -> None:
         """Compile each layer for any length. A layer at a time: the layers share their code, and the hooks of the read-out stay outside."""
@@ -104,7 +126,6 @@ class Decoder:
         for layer in self._readout.layers[: None if self._pruning is None else -1]:
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
-    @torch.inference_mode()
     def _probe(self) -> int:
         """The width of the states; checks on two short rows that no token sees a later one and that padding changes nothing."""
         ids = torch.arange(_PROBE) % self.vocabulary

@@ -8,10 +8,10 @@ import pytest
 import torch
 from oracle import PIECES, open_oracle
 from tiny_models import FAMILIES, WINDOW
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.attention import ROWS, attend_rows, layout_arguments
+from echo_core.attention import ROWS, attend_rows, choose_layout, layout_arguments
 from echo_core.batches import pack_rows, pad_rows, round_up, shared_tokens
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
@@ -67,12 +67,17 @@ def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
     rows = [Row(np.arange(5, 5 + length), (Span(i, 2, length),)) for i, length in enumerate((4, 9, 6))]
     gradients = []
     for kind, lay_out in (("packed", pack_rows), ("padded", pad_rows)):
-        decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(kind))
-        decoder._model.double()  # the sums run in another order, which in float32 shows in the fourth digit
+        model = AutoModel.from_pretrained(tiny_llama, dtype=torch.float64)  # sums in another order: in float32 in the fourth digit
+
+        def forward(ids, lengths, model=model):
+            layout = {} if lengths is None else layout_arguments(lengths, CPU, tokens=ids.shape[1])
+            return model(input_ids=ids, use_cache=False, **layout).last_hidden_state
+
+        assert choose_layout(model, forward, kind) == kind
         batch = lay_out(rows)
-        states = decoder.forward(batch.ids, batch.lengths).flatten(0, 1)
+        states = forward(batch.ids, batch.lengths).flatten(0, 1)
         sum(states[start:end].square().sum() for start, end in batch.spans).backward()
-        gradients.append([parameter.grad for parameter in decoder._model.parameters()])
+        gradients.append([parameter.grad for parameter in model.parameters()])
     for packed, padded in zip(*gradients, strict=True):
         torch.testing.assert_close(packed, padded, rtol=1e-6, atol=1e-8)
 
