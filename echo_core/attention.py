@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from echo_core.batches import to_device
 from echo_core.cpu_attention import attend_causal
 from echo_core.errors import ModelError
 
@@ -110,11 +111,6 @@ def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int =
     longest = max(lengths)
     named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest + shared}
     return {"position_ids": to_device(positions[None], device), **named}
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor there; on CUDA from pinned memory, without waiting for the copy."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def attend_rows(

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echo_core.attention import ROWS, ROWS_UNCOMPILED, choose_layout, layout_arguments, register_uncompiled, to_device
-from echo_core.batches import Batch
+from echo_core.attention import ROWS, ROWS_UNCOMPILED, choose_layout, layout_arguments, register_uncompiled
+from echo_core.batches import Batch, to_device
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError

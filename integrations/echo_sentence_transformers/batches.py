@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from echo_core.attention import to_device
-from echo_core.batches import Batch, plan_batches
+from echo_core.batches import Batch, plan_batches, to_device
 from echo_core.budget import Widths, choose_budget
 from echo_core.errors import NotFiniteError
 from echo_core.runner import Runner
