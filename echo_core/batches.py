@@ -33,17 +33,31 @@ class Batch:
 def plan_batches(lengths: Sequence[int], budget: int, packed: bool = False) -> list[list[int]]:
     """Indices of rows, grouped so that a batch stays within ``budget`` tokens; the longest first, so that memory peaks at once.
 
-    A row longer than the budget is a batch of its own. No row: no batch. ``packed``: rows will be laid end to end, so that padding costs nothing.
+    A row longer than the budget is a batch of its own. No row: no batch. ``packed``: rows will be laid end to end, so that padding costs nothing; the
+    batches are then about equal, as full ones and a rest would be of more sizes (see ``round_up``).
     """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    count = -(-sum(lengths) // budget)
+    batches = _cut(order, lengths, budget, packed, count)
+    while packed and len(batches) > count:  # as whole rows do not fill a batch to the last token
+        count = len(batches)
+        batches = _cut(order, lengths, budget, packed, count)
+    return batches
+
+
+def _cut(order: Sequence[int], lengths: Sequence[int], budget: int, packed: bool, count: int) -> list[list[int]]:
+    """Batches of rows in this order, within the budget; packed ones each as near as whole rows come to an equal part, if there are to be ``count``."""
     batches: list[list[int]] = []
-    size = BatchSize(packed)
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    left, part, size = sum(lengths), 0.0, BatchSize(packed)
+    for index in order:
         wider = size.with_rows([lengths[index]])
-        if batches and wider.tokens <= budget:
+        if batches and wider.tokens <= budget and (not packed or wider.tokens - lengths[index] / 2 <= part):
             batches[-1].append(index)
         else:
+            part = left / max(1, count - len(batches))
             batches.append([index])
             wider = BatchSize(packed).with_rows([lengths[index]])
+        left -= lengths[index]
         size = wider
     return batches
 
@@ -91,12 +105,12 @@ def pack_rows(rows: Sequence[Row], shared: int = 0, rounded: bool = False) -> Ba
     return Batch(torch.from_numpy(ids)[None], tuple(spans), place_slots(rows, starts), tuple(lengths), shared)
 
 
-def round_up(size: int) -> int:
+def round_up(size: int, digits: int = 6) -> int:
     """To the next number that is 0 behind its first six binary digits: at most 3 % more, and 32 sizes from any number to its double.
 
     oneDNN writes machine code for each size of a product on a CPU, 0.4 ms and 0.4 MB each, and keeps a thousand of them (LOG.md).
     """
-    step = 1 << max(0, size.bit_length() - 6)
+    step = 1 << max(0, size.bit_length() - digits)
     return -(-size // step) * step
 
 

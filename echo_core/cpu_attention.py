@@ -18,7 +18,7 @@ BLOCK = {torch.bfloat16: 64}  # queries; measured best
 BLOCK_ELSE = 32
 
 SPARE = 0.15  # of the longest row's tokens: rows shorter by no more share its products, as one row alone is too little work (LOG.md)
-MOST = 32  # rows; more gain nothing, and each number of them has its own machine code in oneDNN
+TOGETHER = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)  # rows; more gain nothing, and each number has its own machine code in oneDNN, which keeps it
 STEP = 16  # tokens; the same for short rows, and what widths are rounded up to (see ``round_up``)
 
 
@@ -136,16 +136,15 @@ def _mask(first: int, start: int, end: int, layout: _Layout) -> Tensor:
     return torch.zeros(hidden.shape, dtype=layout.dtype, device=layout.device).masked_fill_(hidden.to(layout.device), -torch.inf)
 
 
-def _of_about_the_same_length(lengths: list[int]) -> list[list[int]]:
-    """Rows by falling length, cut where one is shorter than the first of its group by too much, and behind MOST."""
-    together: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        longest = lengths[together[-1][0]] if together else None
-        if longest is not None and len(together[-1]) < MOST and longest - lengths[row] <= max(STEP, int(SPARE * longest)):
-            together[-1].append(row)
-        else:
-            together.append([row])
-    return together
+def _of_about_the_same_length(lengths: list[int]) -> Iterator[list[int]]:
+    """Rows by falling length, in groups whose numbers are of TOGETHER, none shorter than the first of its group by too much."""
+    left = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    while left:
+        longest = lengths[left[0]]
+        near = sum(longest - lengths[row] <= max(STEP, int(SPARE * longest)) for row in left[: TOGETHER[0]])
+        count = next(number for number in TOGETHER if number <= near)
+        yield left[:count]
+        left = left[count:]
 
 
 def _attend(group: _Group, queries: Tensor, keys: Tensor, values: Tensor) -> Iterator[Tensor]:

@@ -20,6 +20,21 @@ def test_batches_hold_every_row_once_and_keep_the_budget_with_their_padding(leng
 
 
 @given(LENGTHS, st.integers(1, 400))
+def test_packed_batches_hold_every_row_once_and_keep_the_budget(lengths: list[int], budget: int):
+    batches = plan_batches(lengths, budget, packed=True)
+    assert [i for batch in batches for i in batch] == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for batch in batches:
+        assert len(batch) == 1 or sum(lengths[i] for i in batch) <= budget
+
+
+@given(st.lists(st.integers(10, 60), min_size=40, max_size=200))
+def test_packed_batches_are_about_equal_so_that_their_sizes_are_few(lengths: list[int]):
+    batches = [sum(lengths[i] for i in batch) for batch in plan_batches(lengths, 600, packed=True)]
+    assert max(batches) - min(batches) <= 3 * 60
+    assert len(batches) <= -(-sum(lengths) // (600 - 60)) + 1
+
+
+@given(LENGTHS, st.integers(1, 400))
 def test_the_longest_rows_come_first_and_equal_lengths_in_order(lengths: list[int], budget: int):
     order = [i for batch in plan_batches(lengths, budget) for i in batch]
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echo_core.cpu_attention import attend_causal
+from echo_core.cpu_attention import TOGETHER, _of_about_the_same_length, attend_causal
 
 
 def plain_attention(query, key, value, scale, window):
@@ -74,3 +74,13 @@ def test_gradients_flow_through_blocks():
     ours = [tensor.detach().float().requires_grad_() for tensor in heads]
     for got, wanted in zip(torch.autograd.grad(attend_padded(*ours, 0.25, 9).square().sum(), ours), exact, strict=True):
         torch.testing.assert_close(got.double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=120))
+def test_rows_share_their_products_in_few_numbers_and_with_rows_about_as_long(lengths: list[int]):
+    groups = list(_of_about_the_same_length(lengths))
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[row] for row in group)
+        assert len(group) in TOGETHER
+        assert all(longest - lengths[row] <= max(16, 0.15 * longest) for row in group)
