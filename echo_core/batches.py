@@ -46,7 +46,7 @@ def plan_batches(lengths: Sequence[int], budget: int, packed: bool = False) -> l
 
 
 def _cut(order: Sequence[int], lengths: Sequence[int], budget: int, packed: bool, count: int) -> list[list[int]]:
-    """Batches of rows in this order, within the budget; packed ones each as near as whole rows come to an equal part, if there are to be ``count``."""
+    """Batches of rows in this order, within the budget; packed ones as near as whole rows come to equal parts, ``count`` of them."""
     batches: list[list[int]] = []
     left, part, size = sum(lengths), 0.0, BatchSize(packed)
     for index in order:

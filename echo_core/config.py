@@ -20,7 +20,7 @@ SEAMS = ("joined", "reference")
 OVERFLOWS = ("window", "truncate", "error")
 EMPTIES = ("error", "zero")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "fp8")
 ATTENTIONS = ("auto", "packed", "padded")
 
 
@@ -137,7 +137,7 @@ class Runtime:
     """How vectors are computed: the same vectors, within rounding, whatever it says. Never saved."""
 
     device: str = "auto"  # "cuda:1" works too
-    dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32
+    dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32; "fp8": see fp8.py
     token_budget: int | None = None  # tokens of a batch, padding included; None: chosen for the device
     attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA and CPU, where the model can
     compile: bool = False  # torch.compile layer by layer: faster in bulk, tens of seconds at the first batches; needs a C++ compiler

@@ -19,6 +19,7 @@ from echo_core.batches import Batch, to_device
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError
+from echo_core.fp8 import check_exact_enough, check_fp8, quantize_linear
 from echo_core.packed_weights import pack_weights, unpack_weights
 from echo_core.pruning import WORTH, Pruning, pooled_places
 from echo_core.readout import ReadOut
@@ -36,10 +37,12 @@ class Decoder:
 
         Raises:
             ModelError: an encoder, an encoder-decoder, or an architecture that transformers does not know.
-            ConfigError: ``layer`` beyond the model's, or a device that is not there.
+            ConfigError: ``layer`` beyond the model's, a device that is not there, or a dtype that it cannot multiply or that the model does not bear.
         """
         self.device = choose_device(runtime.device)
         self.dtype = choose_dtype(runtime.dtype, self.device)
+        if runtime.dtype == "fp8":
+            check_fp8(self.device)
         self._model = _load(folder, self.dtype, runtime.trust_remote_code).to(self.device)
         self._settings = self._model.config.get_text_config(decoder=True)
         self._readout = ReadOut(self._model, self._settings, config.layers, config.prepend_layers)
@@ -48,7 +51,9 @@ class Decoder:
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
         self.layout = choose_layout(self._model, self.forward, runtime.attention)
-        if self.device.type == "cpu" and not runtime.compile:  # torch's compiler cannot trace packed weights
+        if runtime.dtype == "fp8":
+            self._quantize()
+        elif self.device.type == "cpu" and not runtime.compile:  # torch's compiler cannot trace packed weights
             self._try_packed_weights()
         self._pruning = self._try_pruning()
         if runtime.compile:
@@ -80,6 +85,12 @@ class Decoder:
     def choose_budget(self) -> int:
         """Tokens of a batch that suit the device, its free memory and the model's shape."""
         return choose_budget(self.device, self.dtype, Widths.of(self._settings))
+
+    def _quantize(self) -> None:
+        ids = self._probe_rows()
+        expected = self.forward(ids)
+        quantize_linear(self._model)
+        check_exact_enough(self.forward(ids), expected)
 
     def _try_packed_weights(self) -> None:
         """Pack the weights, if that leaves the states of two short rows as they are."""
@@ -160,7 +171,9 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype that a Runtime names; "auto": bfloat16 where the hardware multiplies it, else float32."""
+    """The dtype that a Runtime names, of all but linear layers for "fp8"; "auto": bfloat16 where the hardware multiplies it, else float32."""
+    if wanted == "fp8":
+        return torch.bfloat16
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and _cpu_has_bf16()
