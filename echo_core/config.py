@@ -140,7 +140,7 @@ class Runtime:
     dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32; "fp8": see fp8.py
     token_budget: int | None = None  # tokens of a batch, padding included; None: chosen for the device
     attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA and CPU, where the model can
-    compile: bool = False  # torch.compile layer by layer: faster in bulk, tens of seconds at the first batches; needs a C++ compiler
+    compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches, and no gain over packed weights on a CPU (LOG.md)
     progress: bool | None = None  # None: a bar on long work, if stderr is a terminal
     trust_remote_code: bool = False  # runs Python code that comes with a checkpoint
 
