@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ TEXTS = ["a cat", "The quick brown fox jumps over the lazy dog, twice.", "rain"]
 def hopper(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
 
 
 def test_a_cpu_is_refused_before_anything_is_loaded(tiny_llama):
@@ -57,6 +59,7 @@ def without_hardware_check(monkeypatch):
     monkeypatch.setattr("torchao.quantization.quant_api._check_hardware_support", lambda granularity: None)
 
 
+@pytest.mark.fp8
 @pytest.mark.usefixtures("without_hardware_check")
 def test_weights_are_8_bits_and_vectors_nearly_the_same():
     encoder = EchoEncoder(EchoConfig(), Runtime(device="cpu", dtype="bfloat16"))
@@ -71,6 +74,7 @@ def test_weights_are_8_bits_and_vectors_nearly_the_same():
     assert float(np.sum(vectors * expected, axis=1).min()) >= COSINE
 
 
+@pytest.mark.fp8
 @pytest.mark.usefixtures("without_hardware_check")
 def test_a_state_of_zeros_stays_one():
     layer = nn.Sequential(nn.Linear(32, 32, bias=False, dtype=torch.bfloat16))
