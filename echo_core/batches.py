@@ -106,7 +106,7 @@ def pack_rows(rows: Sequence[Row], shared: int = 0, rounded: bool = False) -> Ba
 
 
 def round_up(size: int, digits: int = 6) -> int:
-    """To the next number that is 0 behind its first six binary digits: at most 3 % more, and 32 sizes from any number to its double.
+    """To the next number that is 0 behind its first binary digits; with six at most 3 % more, and 32 sizes from any number to its double.
 
     oneDNN writes machine code for each size of a product on a CPU, 0.4 ms and 0.4 MB each, and keeps a thousand of them (LOG.md).
     """

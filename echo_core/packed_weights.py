@@ -6,6 +6,9 @@ check at load tells whether they are there and right (``Decoder``). LOG.md has w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,9 +52,9 @@ def unpack_weights(model: nn.Module) -> None:
     _replace(model, PackedLinear, PackedLinear.unpack)
 
 
-def _replace(model: nn.Module, kind: type, new: object) -> None:
+def _replace(model: nn.Module, kind: type[nn.Module], new: Callable[[Any], nn.Module]) -> None:
     """Only modules of just this class: a subclass may do more than a product."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if type(module) is kind:
-                setattr(parent, name, new(module))  # type: ignore[operator]
+                setattr(parent, name, new(module))

@@ -57,6 +57,6 @@ class Pruning:
 
 
 def pooled_places(spans: Sequence[tuple[int, int]]) -> Tensor:
-    """The places of all spans' tokens, each once, the last again up to ``round_up`` of them: (P,) int64."""
+    """The places of all spans' tokens, each once, the last again up to ``round_up`` of them, by few digits as one layer has them: (P,) int64."""
     places = np.unique(np.concatenate([np.arange(start, end) for start, end in spans]))
     return torch.from_numpy(np.pad(places, (0, round_up(len(places), digits=5) - len(places)), mode="edge"))

@@ -29,7 +29,7 @@ def packed_layers(model: nn.Module) -> int:
 
 def layers() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.ModuleDict({"inner": nn.Linear(40, 7, bias=False)})["inner"])
+    return nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Sequential(nn.Linear(40, 7, bias=False)))
 
 
 @pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24), (0, 24)])
