@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError
 from echo_core.fp8 import check_exact_enough, check_fp8, quantize_linear
 from echo_core.packed_weights import pack_weights, unpack_weights
-from echo_core.pruning import WORTH, Pruning, pooled_places
+from echo_core.pruning import DISTINCT, POOLED, WORTH, Pruning
 from echo_core.readout import ReadOut
 
 log = logging.getLogger("echo_core")
@@ -55,7 +55,11 @@ class Decoder:
             self._quantize()
         elif self.device.type == "cpu" and not runtime.compile:  # torch's compiler cannot trace packed weights
             self._try_packed_weights()
-        self._pruning = self._try_pruning()
+        layers = self._readout.layers
+        prunings = [Pruning(layers[-1], POOLED)]
+        if self.device.type == "cpu" and not runtime.compile:  # compiled layers bear no hooks; on a GPU it is a hundredth at most
+            prunings.append(Pruning(layers[0], DISTINCT))
+        self._prunings = [pruning for pruning in prunings if pruning.modules and self._bears(pruning)]
         if runtime.compile:
             self._compile_layers()
 
@@ -64,9 +68,9 @@ class Decoder:
         if self._readout.prepending is not None:
             self._readout.prepending.places = batch.slots
         ids = to_device(batch.ids, self.device)
-        if self._pruning is None or ids.numel() < WORTH:
-            return self.forward(ids, batch.lengths, batch.shared).flatten(0, 1)
-        with self._pruning.only(to_device(pooled_places(batch.spans), self.device)):
+        with ExitStack() as pruned:
+            for pruning in self._prunings if ids.numel() >= WORTH else ():
+                pruned.enter_context(pruning.only_for(batch, self.device))
             return self.forward(ids, batch.lengths, batch.shared).flatten(0, 1)
 
     @torch.inference_mode()
@@ -106,20 +110,22 @@ class Decoder:
         log.debug("weights stay as they are: %s", problem)
         unpack_weights(self._model)
 
-    def _try_pruning(self) -> Pruning | None:
-        """The hooks that spare the last layer's feed-forward part, if they leave the pooled states of two short rows as they are."""
-        pruning = Pruning(self._readout.layers[-1])
-        ids = self._probe_rows()
-        places = torch.tensor([_PROBE - 2, _PROBE - 1, 2 * _PROBE - 1]).to(self.device)
-        whole = self.forward(ids).flatten(0, 1)[places]
+    def _bears(self, pruning: Pruning) -> bool:
+        """Whether it leaves the pooled states of two short rows, of the same tokens at other places, as they are; if not, it is taken out."""
+        ids = torch.arange(_PROBE) % self.vocabulary
+        batch = Batch(torch.stack([ids, ids.flip(0)]), spans=((_PROBE - 2, _PROBE), (2 * _PROBE - 1, 2 * _PROBE)))
+        pooled = [place for start, end in batch.spans for place in range(start, end)]
+        whole = self.forward(batch.ids.to(self.device)).flatten(0, 1)[pooled]
         try:
-            with pruning.only(places):
-                if self._same(self.forward(ids).flatten(0, 1)[places], whole):
-                    return pruning
+            with pruning.only_for(batch, self.device, check=True):
+                if self._same(self.forward(batch.ids.to(self.device)).flatten(0, 1)[pooled], whole):
+                    return True
+            problem: object = "pooled states differ"
         except Exception as error:  # a mixture of experts, say, that gives its router's scores too
-            log.debug("the last layer runs whole: %s", error)
+            problem = error
+        log.debug("a layer runs whole: %s", problem)
         pruning.remove()
-        return None
+        return False
 
     def _probe_rows(self) -> Tensor:
         return torch.arange(2 * _PROBE).view(2, _PROBE).to(self.device) % self.vocabulary
@@ -134,7 +140,7 @@ class Decoder:
         if self.device.type == "cpu" and self._model.config._attn_implementation == ROWS:
             register_uncompiled()
             self._model.set_attn_implementation(ROWS_UNCOMPILED)
-        for layer in self._readout.layers[: None if self._pruning is None else -1]:
+        for layer in self._readout.layers[: -1 if self._prunings else None]:
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
     def _probe(self) -> int:
