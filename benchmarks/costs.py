@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shapes import Shape
 
-from echo_core.batches import plan_batches
+from echo_core.batches import group_rows, shared_tokens
 from echo_core.model import Decoder
 from echo_core.runner import Runner
 from echo_core.tokens import Row
@@ -31,5 +31,5 @@ def padding_sorted(lengths: Sequence[int], rows: int) -> float:
 
 def tokens_laid_out(runner: Runner[Decoder], rows: Sequence[Row]) -> int:
     """Tokens that our encoder runs for these rows, padding included, what a batch's rows share counted once."""
-    batches = plan_batches([len(row.ids) for row in rows], runner.budget, runner.packed)
-    return sum(runner._lay_out([rows[i] for i in batch]).ids.numel() for batch in batches)
+    batches = [[rows[i] for i in batch] for batch in group_rows(rows, runner.budget, runner.packed)]
+    return sum(runner._lay_out(batch, shared_tokens(batch)).ids.numel() for batch in batches)

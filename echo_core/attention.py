@@ -26,8 +26,8 @@ ROWS = "echo_rows"  # the name under which transformers knows the function
 ROWS_UNCOMPILED = "echo_rows_uncompiled"  # the same, left out of a compiled layer: its loops over blocks and rows would be compiled for each length
 LAYOUTS = ("packed", "padded")  # rows end to end, or below each other
 _PACKING = ("cuda", "cpu")  # devices where that is the default: on a CPU no slower (LOG.md), on CUDA not measured yet
-_PROBE = 6  # tokens of the two rows that both attentions are compared on
-Forward = Callable[[Tensor, Sequence[int] | None], Tensor]
+_PROBE, _SHARED = 6, 2  # tokens of the rows that both attentions are compared on, and of those that two of them begin with
+Forward = Callable[[Tensor, Sequence[int] | None, int], Tensor]  # as ``Decoder.forward``
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
 
@@ -52,7 +52,7 @@ def choose_layout(model: Any, forward: Forward, wanted: str = "auto") -> str:
 
     Args:
         model: of transformers.
-        forward: ids (B, T), and the rows' lengths if they lie end to end in one → the model's states (B, T, D).
+        forward: ids (B, T), the rows' lengths if they lie end to end in one, and the tokens that all share → the model's states (B, T, D).
         wanted: "packed", "padded" or "auto".
     """
     device = next(model.parameters()).device.type
@@ -86,31 +86,53 @@ def _switch(model: Any, forward: Forward, packed: bool) -> str | None:
 
 @torch.inference_mode()
 def _compare(model: Any, forward: Forward, packed: bool) -> float:
-    """Switch; how far two short rows' states, end to end or padded, then are from those before, as a share of their length."""
+    """Switch; how far short rows' states, end to end or padded, then are from those before, as a share of their length."""
     ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0) % model.config.get_text_config(decoder=True).vocab_size
-    ids = ids.to(next(model.parameters()).device)
-    own = forward(ids, None)
+    ids = torch.cat([ids, torch.cat([ids[0, :_SHARED], ids[1, _SHARED:]])[None]]).to(next(model.parameters()).device)
+    own = forward(ids, None, 0)
     register_attention()
     model.set_attn_implementation(ROWS)
-    ours = forward(ids.view(1, -1), [_PROBE, _PROBE]).view_as(own) if packed else forward(ids, None)
-    return float(((ours - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_min(1e-6)).max())
+    if not packed:
+        return _apart(forward(ids, None, 0), own)
+    apart = _apart(forward(ids.view(1, -1), [_PROBE] * 3, 0).view_as(own), own)
+    once = torch.cat([ids[0], ids[2, _SHARED:]])  # the first row and the third begin alike
+    return max(apart, _apart(forward(once[None], [_PROBE - _SHARED] * 2, _SHARED)[0], torch.cat([own[0], own[2, _SHARED:]])))
+
+
+def _apart(states: Tensor, expected: Tensor) -> float:
+    """The largest share of a state (…, D) that it is off."""
+    return float(((states - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-6)).max())
 
 
 def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int = 0, tokens: int | None = None) -> dict[str, Any]:
     """What a model needs besides its ids (1, N) to take rows of these lengths as laid end to end: positions from 0 in each row, and where rows start.
 
-    The names are those that transformers gives its own unpadded attention. With ``shared`` tokens before all rows, these are the first row of the
-    layout, and a row's keys are more than its queries by so many. ``tokens``: those of the ids, N, where some stand behind the last row.
+    The names are those that transformers gives its own unpadded attention, and two of ours. With ``shared`` tokens before all rows, these are the
+    first row of the layout, and the keys of each other row are more than its queries by so many. ``tokens``: those of the ids, N, where some stand
+    behind the last row.
     """
     counts = torch.tensor([shared, *lengths] if shared else lengths)
     ends = counts.cumsum(0)
     positions = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts, counts)
     positions[shared:] += shared
     positions = pad(positions, (0, (tokens or len(positions)) - len(positions)))
-    starts = to_device(torch.cat([torch.zeros(1, dtype=torch.int32), ends.to(torch.int32)]), device)
-    longest = max(lengths)
-    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest + shared}
-    return {"position_ids": to_device(positions[None], device), **named}
+    starts, longest = _starts(counts, device), max(lengths)
+    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": max(longest, shared), "max_length_k": longest + shared}
+    if shared:
+        counts[1:] += shared
+        named |= {"cu_seq_lens_k": _starts(counts, device), "key_places": to_device(_key_places(lengths, shared), device)}
+    return {"position_ids": to_device(positions[None], device), "shared": shared, **named}
+
+
+def _starts(counts: Tensor, device: torch.device) -> Tensor:
+    """Where rows of so many tokens start, and the last one ends, (rows + 1,) int32."""
+    return to_device(pad(counts.cumsum(0), (1, 0)).to(torch.int32), device)
+
+
+def _key_places(lengths: Sequence[int], shared: int) -> Tensor:
+    """Which of the N tokens are a row's keys, one row behind the other: first the shared ones alone, then these before each row's own."""
+    beginning, own = torch.arange(shared), torch.split(torch.arange(shared, shared + sum(lengths)), list(lengths))
+    return torch.cat([beginning, *(part for row in own for part in (beginning, row))])
 
 
 def attend_rows(
@@ -123,8 +145,11 @@ def attend_rows(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
     max_length_k: int | None = None,
+    shared: int = 0,
+    key_places: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of each token to those before it in its own row.
@@ -139,8 +164,11 @@ def attend_rows(
         dropout: 0.
         sliding_window: tokens that a token sees, itself included; None: all before it.
         cu_seq_lens_q: (rows + 1,) int32, where rows laid end to end start, and N; None: rows are padded.
+        cu_seq_lens_k: the same of their keys; with max_length_q and key_places needed on CUDA only.
         max_length_q: tokens of the longest row laid end to end.
-        max_length_k: the same with the tokens that stand before all rows, of which the layout's first row consists.
+        max_length_k: the most keys that a row has.
+        shared: tokens that stand before all rows, of which the layout's first row consists; keys of each other row too.
+        key_places: (K,), which of the N tokens the keys are; None: all in their order.
         others: what transformers passes besides.
 
     Returns:
@@ -153,11 +181,18 @@ def attend_rows(
     longest = query.shape[2] if max_length_k is None else max_length_k
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.is_cuda and cu_seq_lens_q is not None:
-        return _attend_varlen(query, key, value, cu_seq_lens_q, longest, scale, window), None
+    if cu_seq_lens_q is not None and _by_varlen(query):
+        starts = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
+        if key_places is not None:
+            key, value = key.index_select(2, key_places), value.index_select(2, key_places)
+        return _attend_varlen(query, key, value, starts, (max_length_q or longest, longest), scale, window), None
     batch, _, length, _ = query.shape
     bounds = range(0, (batch + 1) * length, length) if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-    return attend_causal(query, key, value, bounds, longest - (max_length_q or longest), scale, window), None
+    return attend_causal(query, key, value, bounds, shared, scale, window), None
+
+
+def _by_varlen(query: Tensor) -> bool:
+    return query.is_cuda
 
 
 def varlen_available() -> bool:
@@ -169,14 +204,19 @@ def varlen_available() -> bool:
     return {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
 
 
-def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
-    """(1, H, N, d) → (1, N, H, d) in one call; FlashAttention counts the tokens before the token itself, so a window of W is W - 1 to the left."""
+def _attend_varlen(
+    query: Tensor, key: Tensor, value: Tensor, starts: tuple[Tensor, Tensor], longest: tuple[int, int], scale: float, window: int | None
+) -> Tensor:
+    """(1, H, N, d) → (1, N, H, d) in one call, with where the rows' queries and keys start, and the most of them that a row has.
+
+    FlashAttention takes a row's queries as the last of its keys. It counts the tokens before the token itself, so a window of W is W - 1 to the left.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))
     reach = (-1 if window is None else window - 1, 0)
     grouped = key.shape[1] != query.shape[1]
-    attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=reach, enable_gqa=grouped)
+    attended = varlen_attn(query, key, value, *starts, *longest, scale=scale, window_size=reach, enable_gqa=grouped)
     return cast(Tensor, attended)[None]
 
 

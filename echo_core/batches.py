@@ -12,6 +12,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_core.tokens import Row
@@ -28,6 +29,12 @@ class Batch:
     slots: tuple[tuple[int, int], ...] = ()  # (slot, last position of its row), see prepending.py
     lengths: tuple[int, ...] | None = None  # of rows laid end to end in one row of ids; None: each row of ids is a row, padded
     shared: int = 0  # so many tokens at the beginning of the one row of ids stand before each of the rows behind them
+
+
+def group_rows(rows: Sequence[Row], budget: int, packed: bool = False) -> list[list[int]]:
+    """Indices of rows, grouped as by ``plan_batches``; what all of them begin with, which each batch of packed rows runs once, does not count."""
+    shared = shared_tokens(rows) if packed else 0
+    return plan_batches([len(row.ids) - shared for row in rows], budget, packed)
 
 
 def plan_batches(lengths: Sequence[int], budget: int, packed: bool = False) -> list[list[int]]:
@@ -70,15 +77,16 @@ class BatchSize:
     rows: int = 0
     longest: int = 0
     total: int = 0
+    shared: int = 0  # tokens that all rows begin with; run once if they lie end to end, and then not counted
 
     @property
     def tokens(self) -> int:
         """Padding included."""
-        return self.total if self.packed else self.rows * self.longest
+        return self.total - self.rows * self.shared if self.packed else self.rows * self.longest
 
-    def with_rows(self, lengths: Sequence[int]) -> BatchSize:
-        """The size with more rows of these lengths, one or more."""
-        return BatchSize(self.packed, self.rows + len(lengths), max(self.longest, *lengths), self.total + sum(lengths))
+    def with_rows(self, lengths: Sequence[int], shared: int = 0) -> BatchSize:
+        """The size with more rows of these lengths, one or more, when all of them together begin with so many shared tokens."""
+        return BatchSize(self.packed, self.rows + len(lengths), max(self.longest, *lengths), self.total + sum(lengths), shared)
 
 
 def pad_rows(rows: Sequence[Row]) -> Batch:
@@ -115,12 +123,28 @@ def round_up(size: int, digits: int = 6) -> int:
 
 
 def shared_tokens(rows: Sequence[Row]) -> int:
-    """How many tokens all rows begin with, before any span: under causal attention their states are the same. 0 for one row, or with slots."""
-    if len(rows) == 1 or any(row.slots for row in rows):
-        return 0
+    """How many tokens all rows begin with, before any span: under causal attention their states are the same. 0 below two rows, or with slots."""
+    return len(beginning_of(rows)) if len(rows) > 1 else 0
+
+
+def beginning_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """The ids that all of these rows, one or more, begin with, before any span."""
+    if any(row.slots for row in rows):
+        return rows[0].ids[:0]
     most = min(min(len(row.ids) - 1, *(span.start for span in row.spans)) for row in rows)
-    same = np.logical_and.reduce([row.ids[:most] == rows[0].ids[:most] for row in rows[1:]])
-    return int(most if same.all() else same.argmin())
+    first = rows[0].ids[:most]
+    return first[: _length_of(np.logical_and.reduce([row.ids[:most] == first for row in rows]))]
+
+
+def common_beginning(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ids that both begin with."""
+    most = min(len(one), len(other))
+    return one[: _length_of(one[:most] == other[:most])]
+
+
+def _length_of(same: NDArray[np.bool_]) -> int:
+    """How many are True before the first that is not."""
+    return int(len(same) if same.all() else same.argmin())
 
 
 def place_slots(rows: Sequence[Row], starts: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_core.batches import BatchSize, plan_batches
+from echo_core.batches import BatchSize, beginning_of, common_beginning, group_rows
 from echo_core.tokens import Row
 
 WAIT = 0.002  # seconds
@@ -76,9 +78,9 @@ class Job:
         """True if nothing of it needs to run any more."""
         return self.abandoned or self._future.done()
 
-    def next_lengths(self) -> list[int]:
-        """Tokens of each row of the next batch."""
-        return [len(self.rows[i].ids) for i in self.batches[0]]
+    def next_rows(self) -> list[Row]:
+        """Of the next batch."""
+        return [self.rows[i] for i in self.batches[0]]
 
     def take(self, batch: Sequence[int], pooled: Tensor) -> None:
         """Keep the vectors of a batch; with the last batch the result is ready."""
@@ -107,7 +109,7 @@ class Coalescer:
         Args:
             run: gives rows' pooled vectors (S, D).
             budget: the tokens that a batch may have at present.
-            packed: as in ``plan_batches``.
+            packed: as in ``group_rows``.
             main_thread_works: the main thread runs its own jobs as long as no other thread has any.
         """
         self._run, self._budget, self._packed = run, budget, packed
@@ -125,7 +127,7 @@ class Coalescer:
 
     def submit(self, rows: Sequence[Row], on_batch: Callable[[Sequence[int]], None] | None = None) -> Job:
         """Queue rows; ``on_batch`` hears, in the thread that runs them, which of them are done. Without any row there is no result to wait for."""
-        job = Job(rows, plan_batches([len(row.ids) for row in rows], self._budget(), self._packed), self._work_on, on_batch)
+        job = Job(rows, group_rows(rows, self._budget(), self._packed), self._work_on, on_batch)
         if not rows:
             return job
         with _forking:
@@ -192,13 +194,16 @@ class Coalescer:
         share: list[tuple[Job, list[int]]] = []
         waiting: list[Job] = []
         size, budget = BatchSize(self._packed), self._budget()
+        beginning: NDArray[np.int64] | None = None  # of all rows in the share
         for job in self._jobs:
             if job.finished():
                 continue
-            wider = size.with_rows(job.next_lengths())
-            if not share or wider.tokens <= budget:
+            rows = job.next_rows()
+            common = beginning_of(rows) if beginning is None else common_beginning(beginning, beginning_of(rows))
+            wider = size.with_rows([len(row.ids) for row in rows], len(common))
+            if beginning is None or wider.tokens <= budget:
                 share.append((job, job.batches.popleft()))
-                size = wider
+                size, beginning = wider, common
             else:
                 waiting.append(job)
         self._jobs = deque([*waiting, *(job for job, _ in share if job.batches)])

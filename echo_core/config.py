@@ -138,7 +138,7 @@ class Runtime:
 
     device: str = "auto"  # "cuda:1" works too
     dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32; "fp8": see fp8.py
-    token_budget: int | None = None  # tokens of a batch, padding included; None: chosen for the device
+    token_budget: int | None = None  # tokens of a batch, padding included, what all its rows begin with left out; None: chosen for the device
     attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA and CPU, where the model can
     compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches, and no gain over packed weights on a CPU (LOG.md)
     progress: bool | None = None  # None: a bar on long work, if stderr is a terminal

@@ -91,10 +91,11 @@ def _plan(bounds: tuple[int, ...], shared: int, layout: _Layout) -> _Plan:
     lengths = before + torch.tensor(bounds[1:]) - starts
     back = torch.zeros(layout.tokens, layout.heads, dtype=torch.long)
     groups, place = [], 0
-    for rows in _of_about_the_same_length(lengths.tolist()):
+    for rows in _of_about_the_same_length(lengths.tolist(), alone=1 if shared else 0):
         tokens, own = _pad(starts[rows, None], before[rows, None], lengths[rows, None])
-        group = _plan_group(tokens, layout)
-        for block, here in zip(group.blocks, _places(tokens.shape[1], layout), strict=True):
+        places = _places(int(before[rows].min()), tokens.shape[1], layout)
+        group = _plan_group(tokens, places, layout)
+        for block, here in zip(group.blocks, places, strict=True):
             outputs = torch.arange(place, place + len(block.queries)).view(len(rows), layout.heads, -1).transpose(1, 2)  # (R, block, H)
             back[tokens[:, here][own[:, here]]] = outputs[own[:, here]]
             place += len(block.queries)
@@ -109,22 +110,22 @@ def _pad(start: Tensor, before: Tensor, length: Tensor) -> tuple[Tensor, Tensor]
     return tokens, (before <= column) & (column < length)
 
 
-def _plan_group(tokens: Tensor, layout: _Layout) -> _Group:
+def _plan_group(tokens: Tensor, places: Sequence[slice], layout: _Layout) -> _Group:
     rows, width = tokens.shape
     key_head, head = torch.arange(layout.groups)[:, None], torch.arange(layout.heads).view(layout.groups, -1, 1)
     keys = tokens[:, None] * layout.groups + key_head  # (R, G, width)
     blocks = []
-    for here in _places(width, layout):
+    for here in places:
         queries = tokens[:, None, None, here] * layout.heads + head  # (R, G, H/G, block)
         first = 0 if layout.window is None else max(0, here.start - layout.window + 1)
         blocks.append(_Block(first, here.stop, queries.flatten().to(layout.device), _mask(first, here.start, here.stop, layout)))
     return _Group(rows * layout.groups, width, keys.flatten().to(layout.device), tuple(blocks))
 
 
-def _places(width: int, layout: _Layout) -> list[slice]:
-    """Blocks of queries of rows so wide."""
+def _places(before: int, width: int, layout: _Layout) -> list[slice]:
+    """Blocks of queries of rows so wide, without those that lie within the tokens before the rows."""
     size = BLOCK.get(layout.dtype, BLOCK_ELSE)
-    return [slice(start, min(start + size, width)) for start in range(0, width, size)]
+    return [slice(start, min(start + size, width)) for start in range(before // size * size, width, size)]
 
 
 def _mask(first: int, start: int, end: int, layout: _Layout) -> Tensor:
@@ -136,9 +137,10 @@ def _mask(first: int, start: int, end: int, layout: _Layout) -> Tensor:
     return torch.zeros(hidden.shape, dtype=layout.dtype, device=layout.device).masked_fill_(hidden.to(layout.device), -torch.inf)
 
 
-def _of_about_the_same_length(lengths: list[int]) -> Iterator[list[int]]:
-    """Rows by falling length, in groups whose numbers are of TOGETHER, none shorter than the first of its group by too much."""
-    left = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+def _of_about_the_same_length(lengths: list[int], alone: int = 0) -> Iterator[list[int]]:
+    """So many of the first rows alone; the others by falling length, in groups of a number of TOGETHER, of lengths near that of the first."""
+    yield from ([row] for row in range(alone))
+    left = sorted(range(alone, len(lengths)), key=lambda row: -lengths[row])
     while left:
         longest = lengths[left[0]]
         near = sum(longest - lengths[row] <= max(STEP, int(SPARE * longest)) for row in left[: TOGETHER[0]])

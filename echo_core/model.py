@@ -80,7 +80,7 @@ class Decoder:
         Args:
             ids: rows padded on the right, as pooled tokens never see the padding; or, with ``lengths``, all rows end to end: (1, N).
             lengths: tokens of each row laid end to end; only where ``layout`` allows it.
-            shared: tokens that stand before all rows, once; only on a CPU.
+            shared: tokens that stand before all rows laid end to end, once.
         """
         layout = {} if lengths is None else layout_arguments(lengths, self.device, shared, ids.shape[1])
         self._readout.start()

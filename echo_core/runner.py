@@ -59,21 +59,22 @@ class Runner(Generic[Model]):
         Raises:
             ModelError: a single row does not fit into the device's memory.
         """
-        if len(rows) > 1 and self._tokens(rows) > self.budget:  # planned before the memory ran out
+        shared = shared_tokens(rows) if self.packed else 0
+        tokens = BatchSize(self.packed).with_rows([len(row.ids) for row in rows], shared).tokens
+        if len(rows) > 1 and tokens > self.budget:  # planned before the memory ran out
             return self._run_halves(rows)
         try:
-            batch = self._lay_out(rows)
+            batch = self._lay_out(rows, shared)
             return pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
-                tokens = len(rows[0].ids)
                 problem = f"a row of {tokens} tokens must fit into the memory of {self.decoder.device}"
                 raise ModelError(f"{problem}; use a smaller max_tokens or dtype") from error
-        self._halve_budget(self._tokens(rows))
+        self._halve_budget(tokens)
         return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
 
-    def _lay_out(self, rows: Sequence[Row]) -> Batch:
-        """Rows end to end if the model can; on a CPU what all rows begin with once, and the tokens rounded up.
+    def _lay_out(self, rows: Sequence[Row], shared: int) -> Batch:
+        """Rows end to end if the model can, what all rows begin with once; on a CPU the tokens rounded up.
 
         Rounding fills behind the last row, at position 0: a longer row could end beyond the model's positions.
         """
@@ -81,10 +82,7 @@ class Runner(Generic[Model]):
         as_it_is = on_cpu and len(rows) == 1 and len(rows[0].ids) == round_up(len(rows[0].ids))  # saves a query a tenth of a millisecond
         if as_it_is or not self.packed:
             return pad_rows(rows)
-        return pack_rows(rows, shared_tokens(rows) if on_cpu else 0, rounded=on_cpu)
-
-    def _tokens(self, rows: Sequence[Row]) -> int:
-        return BatchSize(self.packed).with_rows([len(row.ids) for row in rows]).tokens
+        return pack_rows(rows, shared, rounded=on_cpu)
 
     def _run_halves(self, rows: Sequence[Row]) -> Tensor:
         middle = len(rows) // 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from echo_core.batches import Batch, plan_batches, to_device
+from echo_core.batches import Batch, group_rows, to_device
 from echo_core.budget import Widths, choose_budget
 from echo_core.errors import NotFiniteError
 from echo_core.runner import Runner
@@ -60,7 +60,7 @@ def _pool_distinct(runner: Runner[_States], rows: Sequence[Row]) -> Tensor:
         where.append(places.setdefault((row.ids.tobytes(), row.spans[0].start), len(distinct)))
         if where[-1] == len(distinct):
             distinct.append(row)
-    batches = plan_batches([len(row.ids) for row in distinct], runner.budget, runner.packed)
+    batches = group_rows(distinct, runner.budget, runner.packed)
     pooled = torch.cat([runner.run([distinct[i] for i in batch]) for batch in batches])
     order = torch.tensor([i for batch in batches for i in batch]).argsort()
     return pooled[order[torch.tensor(where)].to(pooled.device)]

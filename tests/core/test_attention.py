@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracle import PIECES, open_oracle
 from tiny_models import FAMILIES, WINDOW
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
@@ -56,7 +57,7 @@ def test_packed_rows_longer_than_the_window_are_in_the_family_tests():
 
 
 def test_a_model_whose_rows_see_each_other_falls_back(tiny_llama, monkeypatch, caplog):
-    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device, *others: layout_arguments([sum(lengths)], device))
+    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device, shared, tokens: layout_arguments([sum(lengths)], device, shared))
     with caplog.at_level(logging.WARNING, "echo_core"):
         decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime())
     assert decoder.layout == "padded"
@@ -69,8 +70,8 @@ def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
     for kind, lay_out in (("packed", pack_rows), ("padded", pad_rows)):
         model = AutoModel.from_pretrained(tiny_llama, dtype=torch.float64)  # sums in another order: in float32 in the fourth digit
 
-        def forward(ids, lengths, model=model):
-            layout = {} if lengths is None else layout_arguments(lengths, CPU, tokens=ids.shape[1])
+        def forward(ids, lengths, shared=0, model=model):
+            layout = {} if lengths is None else layout_arguments(lengths, CPU, shared, ids.shape[1])
             return model(input_ids=ids, use_cache=False, **layout).last_hidden_state
 
         assert choose_layout(model, forward, kind) == kind
@@ -140,16 +141,22 @@ def rows_of(lengths, begin=0):
 
 
 def end_to_end(runner, lengths, begin=0):
-    return runner._lay_out(rows_of(lengths, begin)).lengths is not None
+    return lay_out(runner, rows_of(lengths, begin)).lengths is not None
 
 
+def lay_out(runner, rows):
+    return runner._lay_out(rows, shared_tokens(rows))
+
+
+@pytest.mark.parametrize("begin", [9, 80])
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "opt", "gemma3"])
-def test_what_all_rows_begin_with_runs_once_and_changes_nothing(family, model_folder):
+def test_what_all_rows_begin_with_runs_once_and_changes_nothing(family, begin, model_folder):
     folder = model_folder(family)
     runner = load_runner(folder, EchoConfig(str(folder)), packed_runtime())
-    rows = rows_of([30, 150, 12, 17], begin=9)
-    batch = runner._lay_out(rows)
-    assert (batch.shared, batch.ids.shape[1]) == (9, round_up(30 + 150 + 12 + 17 - 3 * 9))
+    own = (21, 70, 3, 8)
+    rows = rows_of([begin + length for length in own], begin)
+    batch = lay_out(runner, rows)
+    assert (batch.shared, batch.ids.shape[1]) == (begin, round_up(begin + sum(own)))
     np.testing.assert_allclose(runner.run(rows), torch.cat([runner.run([row]) for row in rows]), atol=1e-4, rtol=1e-4)
 
 
@@ -178,6 +185,48 @@ def test_a_model_that_our_attention_cannot_serve_keeps_its_own(model_folder):
     folder = model_folder("gemma2")
     decoder = Decoder(folder, EchoConfig(str(folder)), packed_runtime("padded"))
     assert decoder._model.config._attn_implementation != ROWS
+
+
+def varlen_by_its_documentation(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """Row by row; a row's queries stand at the end of its keys, as FlashAttention has it."""
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    attended = []
+    for q0, q1, k0, k1 in zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True):
+        queries, keys, values = q1 - q0, k1 - k0, value[k0:k1].transpose(0, 1)
+        assert queries <= max_q
+        assert keys <= max_k
+        back = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
+        seen = (back >= -window_size[1]) & ((back <= window_size[0]) | (window_size[0] < 0))
+        heads = (query[q0:q1].transpose(0, 1), key[k0:k1].transpose(0, 1), values)
+        attended.append(scaled_dot_product_attention(*heads, attn_mask=seen, scale=scale, enable_gqa=enable_gqa).transpose(0, 1))
+    return torch.cat(attended)
+
+
+@pytest.mark.parametrize("window", [None, 3, 12])
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize(("lengths", "shared"), [([5, 1, 17], 0), ([5, 1, 17], 4), ([5, 1], 20), ([33, 8, 8, 2], 9)])
+def test_the_arguments_of_varlen_attention_say_what_the_cpu_computes(lengths, shared, heads, window, monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_by_its_documentation)
+    layout = layout_arguments(lengths, CPU, shared)
+    tokens = layout["position_ids"].shape[1]
+    assert tokens == shared + sum(lengths)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, count, tokens, 8) for count in (heads, 2, 2))
+    expected, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout)
+    monkeypatch.setattr("echo_core.attention._by_varlen", lambda query: True)
+    ours, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "opt"])
+def test_what_all_rows_begin_with_runs_once_on_a_gpu_too(family, model_folder):
+    folder = model_folder(family)
+    runner = load_runner(folder, EchoConfig(str(folder)), Runtime(device="cuda", dtype="bfloat16"))
+    rows = rows_of([30, 150, 12, 17], begin=9)
+    assert lay_out(runner, rows).shared == 9
+    alone = torch.cat([runner.run([row]) for row in rows])
+    assert torch.cosine_similarity(runner.run(rows), alone).min() > 0.999
 
 
 @pytest.mark.gpu

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_core.batches import BatchSize, pack_rows, pad_rows, plan_batches, round_up
+from echo_core.batches import BatchSize, beginning_of, common_beginning, group_rows, pack_rows, pad_rows, plan_batches, round_up, shared_tokens
 from echo_core.tokens import Row, Span
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=60)
@@ -104,3 +106,38 @@ def test_packed_batches_are_filled_up_to_the_budget_by_tokens_without_padding():
     assert plan_batches([6, 1, 1, 1], 9) == [[0], [1, 2, 3]]
     assert BatchSize(True).with_rows([6, 1]).tokens == 7
     assert BatchSize(False).with_rows([6, 1]).tokens == 12
+    assert BatchSize(True).with_rows([9, 6], shared=4).tokens == 7
+    assert BatchSize(False).with_rows([9, 6], shared=4).tokens == 18
+
+
+def begin_alike(beginning: int, lengths: list[int]) -> list[Row]:
+    """Rows whose first tokens are the same, and whose later ones are those of no other row; the span is the last token."""
+    ids = [np.concatenate([np.arange(beginning), 1000 * (i + 1) + np.arange(length)]) for i, length in enumerate(lengths)]
+    return [Row(row, (Span(i, len(row) - 1, len(row)),)) for i, row in enumerate(ids)]
+
+
+def test_what_all_rows_begin_with_does_not_fill_the_batches():
+    """In-context examples of 400 tokens left place for two queries in a batch of 1,000, and ran again for every two."""
+    rows = begin_alike(400, [20] * 100)
+    assert [len(batch) for batch in group_rows(rows, 1000, packed=True)] == [50, 50]
+    assert {len(batch) for batch in group_rows(rows, 1000)} == {2}
+
+
+@given(st.integers(0, 30), LENGTHS.filter(bool), st.integers(1, 200))
+def test_rows_that_begin_alike_keep_the_budget_with_what_is_their_own(beginning: int, lengths: list[int], budget: int):
+    rows = begin_alike(beginning, lengths)
+    batches = group_rows(rows, budget, packed=True)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
+    for batch in batches:
+        shared = shared_tokens([rows[i] for i in batch])
+        assert len(batch) == 1 or pack_rows([rows[i] for i in batch], shared).ids.numel() - shared <= budget
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_the_common_beginning_is_the_longest_and_the_same_whether_sought_at_once_or_row_by_row(texts: list[list[int]]):
+    rows = [Row(np.array(ids), (Span(0, len(ids) - 1, len(ids)),)) for ids in texts]
+    found = beginning_of(rows).tolist()
+    assert all(ids[: len(found)] == found for ids in texts)
+    longest = min(len(ids) - 1 for ids in texts)
+    assert len(found) == longest or len({ids[len(found)] for ids in texts}) > 1
+    assert reduce(common_beginning, [beginning_of([row]) for row in rows]).tolist() == found

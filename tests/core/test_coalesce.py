@@ -82,6 +82,27 @@ def test_a_shared_batch_keeps_the_budget():
         assert len(batch) == 1 or len(batch) * longest <= 10
 
 
+def begin_with(name: int, beginning: int) -> Row:
+    """The name, so many tokens, and the name again, which is pooled."""
+    return Row(np.array([name, *range(beginning), name]), (Span(0, beginning + 1, beginning + 2),))
+
+
+@pytest.mark.parametrize(("names", "together"), [([2, 2, 2, 2], 4), ([2, 3, 3, 3], 3)])
+def test_calls_share_a_batch_by_what_they_have_besides_their_common_beginning(names: list[int], together: int):
+    """Each has 42 tokens, 41 of which rows of the same name have in common: beside a row of another name they count in full."""
+    model = Model()
+    coalescer = Coalescer(model.run, lambda: 10, packed=True)
+    model.gate.clear()
+    first = coalescer.submit([row(0)])
+    while not model.batches:
+        time.sleep(0.001)
+    jobs = [coalescer.submit([begin_with(name, 40)]) for name in names]
+    model.gate.set()
+    assert [values(job) for job in [first, *jobs]] == [[0], *([name] for name in names)]
+    assert max(len(batch) for batch in model.batches) == together
+    assert all(len(set(batch)) == 1 for batch in model.batches)
+
+
 def test_a_small_call_does_not_wait_for_all_of_a_large_one():
     model = Model()
     coalescer = Coalescer(model.run, lambda: 9)

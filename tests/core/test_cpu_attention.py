@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echo_core.cpu_attention import TOGETHER, _of_about_the_same_length, attend_causal
+from echo_core.cpu_attention import TOGETHER, _Layout, _of_about_the_same_length, _plan, attend_causal
 
 
 def plain_attention(query, key, value, scale, window):
@@ -41,7 +41,7 @@ def test_blocks_give_what_every_score_gives(length, window):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=9), st.integers(0, 20), st.integers(0, 5), st.sampled_from([None, 1, 5, 33]))
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=9), st.integers(0, 100), st.integers(0, 5), st.sampled_from([None, 1, 5, 33]))
 def test_rows_end_to_end_attend_as_each_does_alone_behind_what_they_share(lengths, shared, behind, window):
     bounds = list(accumulate([shared, *lengths] if shared else lengths, initial=0))
     query, key, value = heads_of(bounds[-1] + behind, rows=1)
@@ -53,6 +53,15 @@ def test_rows_end_to_end_attend_as_each_does_alone_behind_what_they_share(length
         own = [states[:, :, [*lead, *range(start, end)]] for states in (query, key, value)]
         exact = plain_attention(*own, 0.3, window)[:, len(lead) :]
         torch.testing.assert_close(attended[:, start:end].double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_what_rows_share_asks_for_no_attention_again_in_each_of_them():
+    """It did: the rows behind in-context examples of 2,000 tokens took ten times as long as their own tokens need."""
+    shared, lengths, layout = 2000, [50] * 40, _Layout(4000, 4, 2, None, torch.bfloat16, torch.device("cpu"), inference=True)
+    plan = _plan((0, *accumulate(lengths, initial=shared)), shared, layout)
+    queries = sum(len(block.queries) for group in plan.groups for block in group.blocks) // layout.heads
+    assert queries <= 1.5 * layout.tokens
+    assert plan.back.unique().numel() == layout.tokens * layout.heads
 
 
 @pytest.mark.parametrize("length", [16, 200])
