@@ -69,7 +69,7 @@ def choose_layout(model: Any, forward: Forward, wanted: str = "auto") -> str:
 
 def _switch(model: Any, forward: Forward, packed: bool) -> str | None:
     """Switch to our attention, or give the reason why not, with the model as before."""
-    if next(model.parameters()).is_cuda and not varlen_available():
+    if _by_varlen(next(model.parameters()).device) and not varlen_available():
         return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
     before, name = model.config._attn_implementation, type(model).__name__
     try:
@@ -118,7 +118,7 @@ def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int =
     positions = pad(positions, (0, (tokens or len(positions)) - len(positions)))
     starts, longest = _starts(counts, device), max(lengths)
     named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": max(longest, shared), "max_length_k": longest + shared}
-    if shared:
+    if shared and _by_varlen(device):
         counts[1:] += shared
         named |= {"cu_seq_lens_k": _starts(counts, device), "key_places": to_device(_key_places(lengths, shared), device)}
     return {"position_ids": to_device(positions[None], device), "shared": shared, **named}
@@ -181,7 +181,7 @@ def attend_rows(
     longest = query.shape[2] if max_length_k is None else max_length_k
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if cu_seq_lens_q is not None and _by_varlen(query):
+    if cu_seq_lens_q is not None and _by_varlen(query.device):
         starts = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
         if key_places is not None:
             key, value = key.index_select(2, key_places), value.index_select(2, key_places)
@@ -191,8 +191,9 @@ def attend_rows(
     return attend_causal(query, key, value, bounds, shared, scale, window), None
 
 
-def _by_varlen(query: Tensor) -> bool:
-    return query.is_cuda
+def _by_varlen(device: torch.device) -> bool:
+    """Whether rows laid end to end are attended by ``varlen_attn`` there, which wants to know where each row's keys stand."""
+    return device.type == "cuda"
 
 
 def varlen_available() -> bool:

@@ -213,8 +213,8 @@ def test_the_arguments_of_varlen_attention_say_what_the_cpu_computes(lengths, sh
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, count, tokens, 8) for count in (heads, 2, 2))
     expected, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout)
-    monkeypatch.setattr("echo_core.attention._by_varlen", lambda query: True)
-    ours, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout)
+    monkeypatch.setattr("echo_core.attention._by_varlen", lambda device: True)
+    ours, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout_arguments(lengths, CPU, shared))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
