@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import threading
@@ -10,29 +11,45 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from timing import Timing, in_turns, percentile
+import torch
+from timing import in_turns, percentile
+from torch import Tensor
 from workloads import queries
 
 from echo_core import EchoEncoder
-from echo_core.batches import pad_rows
+from echo_core.batches import Batch
 
 CALLERS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def single_query(encoder: EchoEncoder, repeats: int) -> dict[str, Any]:
-    """One query at a time, in turns with the bare forward pass on the same ids: what all else costs."""
-    text = queries(1)
-    batch = pad_rows(encoder._pipelines["query"].prompts.tokenise(text, {}).rows)
-    decoder = encoder._runner.decoder
-    timings = in_turns({"query": lambda: encoder.encode_queries(text), "forward": lambda: decoder.states(batch)}, repeats)
-    figures = {name: _spread(timing) for name, timing in timings.items()}
-    figures["overhead_ms"] = 1000 * (timings["query"].median() - timings["forward"].median())
-    figures["overhead_share"] = timings["query"].median() / timings["forward"].median() - 1
-    return figures
+    """One query at a time, and how long each one's forward pass takes: what all else costs.
+
+    Timed within the same call: a forward pass from here would run in another thread than the query's, whose OpenMP threads would hinder each other.
+    """
+    text, decoder = queries(1), encoder._runner.decoder
+    run, inside = decoder.states, []
+
+    def states(batch: Batch) -> Tensor:
+        started = time.perf_counter()
+        result = run(batch)
+        if result.is_cuda:
+            torch.cuda.synchronize(result.device)
+        inside.append(time.perf_counter() - started)
+        return result
+
+    vars(decoder)["states"] = states
+    try:
+        wall = in_turns({"query": lambda: encoder.encode_queries(text)}, repeats)["query"].wall
+    finally:
+        del vars(decoder)["states"]
+    forward = inside[-repeats:]
+    over = statistics.median(whole - part for whole, part in zip(wall, forward, strict=True))
+    return {"query": _spread(wall), "forward": _spread(forward), "overhead_ms": 1000 * over, "overhead_share": over / statistics.median(forward)}
 
 
-def _spread(timing: Timing) -> dict[str, float]:
-    return {"p50_ms": 1000 * percentile(timing.wall, 50), "p99_ms": 1000 * percentile(timing.wall, 99)}
+def _spread(seconds: list[float]) -> dict[str, float]:
+    return {"p50_ms": 1000 * percentile(seconds, 50), "p99_ms": 1000 * percentile(seconds, 99)}
 
 
 def concurrent_callers(encoder: EchoEncoder, seconds: float, counts: tuple[int, ...] = CALLERS) -> list[dict[str, float]]:

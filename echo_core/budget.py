@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 # On a CPU a batch's activations should about fill the caches of the cores that share it. Widths of 384 and 512, two Zen 4 cores: within 3 % of the
-# best are 2,400 to 4,800 tokens; 1,900 cost 3 to 10 % more, 1,000 up to 15 % (LOG.md).
-CPU_TOKENS = (1200, 1600)  # a thread, least and most: fewer leave the products short of work, more gave little
+# best are 3,000 to 4,800 tokens; 2,400 cost up to 5 % more, 1,000 up to 15 % (LOG.md).
+CPU_TOKENS = (1500, 1600)  # a thread, least and most: fewer leave the products short of work, more gave little
 CPU_SHARE = 1.6  # of the caches: what is counted is never alive all at once
 CPU_CACHE = 16 * 2**20  # bytes a thread, where the system does not tell
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # of Linux

@@ -40,8 +40,8 @@ def attend_causal(query: Tensor, key: Tensor, value: Tensor, bounds: Sequence[in
     batch, heads, length, _ = query.shape
     layout = _Layout(batch * length, heads, key.shape[1], window, query.dtype, query.device, torch.is_inference_mode_enabled())
     plan = _plan(tuple(bounds), shared, layout)
-    queries, keys, values = (states.transpose(1, 2).reshape(-1, states.shape[-1]) for states in (query * scale, key, value))
-    attended = [block for group in plan.groups for block in _attend(group, queries, keys, values)]
+    queries, keys, values = (states.transpose(1, 2).reshape(-1, states.shape[-1]) for states in (query, key, value))
+    attended = [block for group in plan.groups for block in _attend(group, queries, keys, values, scale)]
     return torch.cat(attended).index_select(0, plan.back).view(batch, length, heads, -1)
 
 
@@ -149,12 +149,13 @@ def _of_about_the_same_length(lengths: list[int], alone: int = 0) -> Iterator[li
         left = left[count:]
 
 
-def _attend(group: _Group, queries: Tensor, keys: Tensor, values: Tensor) -> Iterator[Tensor]:
+def _attend(group: _Group, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Iterator[Tensor]:
     """The outputs of a group's blocks, each (R·G·(H/G)·block, d), from the queries (N·H, d), and keys and values (N·G, d)."""
     keys, values = (states.index_select(0, group.keys).view(group.products, group.width, -1) for states in (keys, values))
     for block in group.blocks:
         seen = slice(block.first, block.end)
-        scores = queries.index_select(0, block.queries).view(group.products, -1, queries.shape[-1]) @ keys[:, seen].transpose(1, 2)
+        asked = queries.index_select(0, block.queries).view(group.products, -1, queries.shape[-1])
+        scores = torch.baddbmm(asked.new_empty(()), asked, keys[:, seen].transpose(1, 2), beta=0, alpha=scale)  # the scale costs no pass of its own
         rows, columns = block.mask.shape
         scores.view(group.products, -1, rows, scores.shape[-1])[..., -columns:].add_(block.mask)
         yield (scores.softmax(-1) @ values[:, seen]).flatten(0, 1)

@@ -57,7 +57,7 @@ class Decoder:
             self._try_packed_weights()
         layers = self._readout.layers
         prunings = [Pruning(layers[-1], POOLED)]
-        if self.device.type == "cpu" and not runtime.compile:  # compiled layers bear no hooks; on a GPU it is a hundredth at most
+        if self.device.type == "cpu" and not runtime.compile and len(layers) > 1:  # compiled layers bear no hooks; on a GPU it is a hundredth at most
             prunings.append(Pruning(layers[0], DISTINCT))
         self._prunings = [pruning for pruning in prunings if pruning.modules and self._bears(pruning)]
         if runtime.compile:

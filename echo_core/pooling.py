@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ def pool_spans(states: Tensor, spans: Sequence[tuple[int, int]], pooling: str) -
 
     All spans at once, as a GPU waits for single ones. A state whose weight is 0 is not read.
     """
+    if len(spans) == 1:  # a query alone: the tables would take longer than its sum
+        return _pool_span(states, *spans[0], pooling)
     starts, ends = np.array(spans).T
     lengths = ends - starts
     first = np.cumsum(lengths) - lengths  # of each span, among the states of all spans
@@ -38,3 +41,18 @@ def pool_spans(states: Tensor, spans: Sequence[tuple[int, int]], pooling: str) -
     places, bags, shares = (to_device(torch.from_numpy(table), states.device) for table in tables)
     pooled = states.index_select(0, places).float()
     return embedding_bag(torch.arange(len(pooled), device=states.device), pooled, bags, mode="sum", per_sample_weights=shares)
+
+
+def _pool_span(states: Tensor, start: int, end: int, pooling: str) -> Tensor:
+    """One span, (1, D)."""
+    first, weights = _weights(pooling, end - start)
+    shares = to_device(torch.from_numpy(weights), states.device)
+    return (shares[:, None] * states[start + first : end]).sum(0, keepdim=True)  # a product would wake all threads for it
+
+
+@lru_cache(maxsize=1024)
+def _weights(pooling: str, length: int) -> tuple[int, Numbers]:
+    """Which of a span's states is the first with a weight, and the weights from there on, (length - first,) float32."""
+    weights = POOLERS[pooling](np.arange(1, length + 1), np.full(length, length))
+    first = int(np.flatnonzero(weights)[0])
+    return first, weights[first:].astype(np.float32)

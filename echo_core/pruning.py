@@ -1,12 +1,12 @@
 """Tokens that single modules need not take, without any state that is pooled becoming another.
 
-* In the last layer that runs, tokens that are not pooled need no feed-forward part: nothing reads what it would add to their states. Half of an
-  echo prompt's tokens and more are not pooled.
+* In the last layer that runs, tokens that are not pooled need no query, no output of attention and no feed-forward part: nothing reads what these
+  would add to their states. Half of an echo prompt's tokens and more are not pooled.
 * In the first layer, a token's query, key and value, before its position is worked into them, follow from the token alone: each distinct token of a
   batch is multiplied once, and echo says them all twice.
 
-Two hooks on each module, on any family whose modules take one tensor of states and give one back; a check at load tells (``Decoder``). LOG.md has
-what is gained: up to a tenth of the time with the default model's 4 layers, less with more.
+Of a single layer it is the former. Two hooks on each module, on any family whose modules take one tensor of states and give one back; a check at
+load tells (``Decoder``). LOG.md has what is gained: up to a tenth of the time with the default model's 4 layers, less with more.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Kind:
     alike: bool  # tokens that find the same output must come with the same state
 
 
-POOLED = Kind(("mlp", "feed_forward", "ffn"), pooled_tokens, alike=False)  # of the last layer
+POOLED = Kind(("q_proj", "o_proj", "out_proj", "mlp", "feed_forward", "ffn"), pooled_tokens, alike=False)  # of the last layer
 DISTINCT = Kind(("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"), distinct_tokens, alike=True)  # of the first
 
 
