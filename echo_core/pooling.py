@@ -50,7 +50,7 @@ def _pool_span(states: Tensor, start: int, end: int, pooling: str) -> Tensor:
     return (shares[:, None] * states[start + first : end]).sum(0, keepdim=True)  # a product would wake all threads for it
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _weights(pooling: str, length: int) -> tuple[int, Numbers]:
     """Which of a span's states is the first with a weight, and the weights from there on, (length - first,) float32."""
     weights = POOLERS[pooling](np.arange(1, length + 1), np.full(length, length))
