@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from shapes import Shape
 
-from echo_core.batches import group_rows, shared_tokens
+from echo_core.batches import group_rows
+from echo_core.beginnings import shared_tokens
 from echo_core.model import Decoder
 from echo_core.runner import Runner
 from echo_core.tokens import Row

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 from growth import corpus_growth, length_growth
+from instructions import instruction_cost, print_instructions
 from latency import concurrent_callers, single_query, start_up
 from machine import describe_machine, matmul_peak
 from setting import Setting, echo_encoder
@@ -27,7 +28,7 @@ from throughput import CASES, QUICK_CASES, Case, measure_case
 from workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("throughput", "latency", "startup", "growth", "length")
+PARTS = ("throughput", "latency", "startup", "growth", "length", "instructions")
 
 
 def main() -> None:
@@ -78,6 +79,9 @@ def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, An
         report.setdefault("growth", {})[f"{key}, {options.stream}"] = corpus_growth(setting, WORKLOADS[options.stream], options.texts)
     if "length" in options.parts:
         report.setdefault("length", {})[key] = length_growth(setting, 8, options.repeats)
+    if "instructions" in options.parts:
+        report.setdefault("instructions", {})[key] = instruction_cost(setting)
+        print_instructions(key, report["instructions"][key])
     _write(report, options.out)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from echo_core.batches import to_device
+from echo_core.beginnings import Beginning
 from echo_core.cpu_attention import attend_causal
 from echo_core.errors import ModelError
 
@@ -27,7 +28,7 @@ ROWS_UNCOMPILED = "echo_rows_uncompiled"  # the same, left out of a compiled lay
 LAYOUTS = ("packed", "padded")  # rows end to end, or below each other
 _PACKING = ("cuda", "cpu")  # devices where that is the default: on a CPU no slower (LOG.md), on CUDA not measured yet
 _PROBE, _SHARED = 6, 2  # tokens of the rows that both attentions are compared on, and of those that two of them begin with
-Forward = Callable[[Tensor, Sequence[int] | None, int], Tensor]  # as ``Decoder.forward``
+Forward = Callable[[Tensor, Sequence[int] | None, int, Beginning | None], Tensor]  # as ``Decoder.forward``
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
 
@@ -89,14 +90,18 @@ def _compare(model: Any, forward: Forward, packed: bool) -> float:
     """Switch; how far short rows' states, end to end or padded, then are from those before, as a share of their length."""
     ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0) % model.config.get_text_config(decoder=True).vocab_size
     ids = torch.cat([ids, torch.cat([ids[0, :_SHARED], ids[1, _SHARED:]])[None]]).to(next(model.parameters()).device)
-    own = forward(ids, None, 0)
+    own = forward(ids, None, 0, None)
     register_attention()
     model.set_attn_implementation(ROWS)
     if not packed:
-        return _apart(forward(ids, None, 0), own)
-    apart = _apart(forward(ids.view(1, -1), [_PROBE] * 3, 0).view_as(own), own)
-    once = torch.cat([ids[0], ids[2, _SHARED:]])  # the first row and the third begin alike
-    return max(apart, _apart(forward(once[None], [_PROBE - _SHARED] * 2, _SHARED)[0], torch.cat([own[0], own[2, _SHARED:]])))
+        return _apart(forward(ids, None, 0, None), own)
+    packed_states = forward(ids.view(1, -1), [_PROBE] * 3, 0, None).view_as(own)
+    once, expected = (torch.cat([of[0], of[2, _SHARED:]]) for of in (ids, own))  # the first row and the third begin alike
+    beginning, lengths = Beginning(once[:_SHARED].cpu().numpy()), [_PROBE - _SHARED] * 2
+    filling = forward(once[None], lengths, _SHARED, beginning)[0]
+    beginning.filled = True
+    behind = forward(once[None, _SHARED:], lengths, _SHARED, beginning)[0]
+    return max(_apart(packed_states, own), _apart(filling, expected), _apart(behind, expected[_SHARED:]))
 
 
 def _apart(states: Tensor, expected: Tensor) -> float:
@@ -104,23 +109,29 @@ def _apart(states: Tensor, expected: Tensor) -> float:
     return float(((states - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-6)).max())
 
 
-def layout_arguments(lengths: Sequence[int], device: torch.device, shared: int = 0, tokens: int | None = None) -> dict[str, Any]:
+def layout_arguments(
+    lengths: Sequence[int], device: torch.device, shared: int = 0, tokens: int | None = None, beginning: Beginning | None = None
+) -> dict[str, Any]:
     """What a model needs besides its ids (1, N) to take rows of these lengths as laid end to end: positions from 0 in each row, and where rows start.
 
-    The names are those that transformers gives its own unpadded attention, and two of ours. With ``shared`` tokens before all rows, these are the
+    The names are those that transformers gives its own unpadded attention, and three of ours. With ``shared`` tokens before all rows, these are the
     first row of the layout, and the keys of each other row are more than its queries by so many. ``tokens``: those of the ids, N, where some stand
-    behind the last row.
+    behind the last row. ``beginning``: keeps the shared tokens, or, filled, has them in place of the layout.
     """
-    counts = torch.tensor([shared, *lengths] if shared else lengths)
+    once = 0 if beginning and beginning.filled else shared  # of the shared tokens, those that run
+    counts = torch.tensor([once, *lengths] if once else lengths)
     ends = counts.cumsum(0)
     positions = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts, counts)
-    positions[shared:] += shared
+    positions[once:] += shared
     positions = pad(positions, (0, (tokens or len(positions)) - len(positions)))
     starts, longest = _starts(counts, device), max(lengths)
-    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": max(longest, shared), "max_length_k": longest + shared}
+    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": max(longest, once), "max_length_k": longest + shared}
     if shared and _by_varlen(device):
-        counts[1:] += shared
-        named |= {"cu_seq_lens_k": _starts(counts, device), "key_places": to_device(_key_places(lengths, shared), device)}
+        counts[int(once > 0) :] += shared
+        places = _key_places(lengths, shared)[shared - once :]
+        named |= {"cu_seq_lens_k": _starts(counts, device), "key_places": to_device(places, device)}
+    if beginning:
+        named["beginning"] = beginning
     return {"position_ids": to_device(positions[None], device), "shared": shared, **named}
 
 
@@ -150,6 +161,7 @@ def attend_rows(
     max_length_k: int | None = None,
     shared: int = 0,
     key_places: Tensor | None = None,
+    beginning: Beginning | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of each token to those before it in its own row.
@@ -168,7 +180,8 @@ def attend_rows(
         max_length_q: tokens of the longest row laid end to end.
         max_length_k: the most keys that a row has.
         shared: tokens that stand before all rows, of which the layout's first row consists; keys of each other row too.
-        key_places: (K,), which of the N tokens the keys are; None: all in their order.
+        key_places: (K,), which of the tokens the keys are, those of ``beginning`` first; None: all in their order.
+        beginning: where the shared tokens' keys and values are kept; filled, the layout has no row of them.
         others: what transformers passes besides.
 
     Returns:
@@ -178,17 +191,20 @@ def attend_rows(
         ModelError: something is asked for that this function cannot compute.
     """
     _refuse(module, attention_mask, dropout, sliding_window, others)
+    before = None if beginning is None else beginning.exchange(module, key, value, shared)
     longest = query.shape[2] if max_length_k is None else max_length_k
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is not None and _by_varlen(query.device):
         starts = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
+        if before is not None:
+            key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
         if key_places is not None:
             key, value = key.index_select(2, key_places), value.index_select(2, key_places)
         return _attend_varlen(query, key, value, starts, (max_length_q or longest, longest), scale, window), None
     batch, _, length, _ = query.shape
     bounds = range(0, (batch + 1) * length, length) if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-    return attend_causal(query, key, value, bounds, shared, scale, window), None
+    return attend_causal(query, key, value, bounds, shared, scale, window, before), None
 
 
 def _by_varlen(device: torch.device) -> bool:

@@ -12,9 +12,9 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from echo_core.beginnings import Beginning, shared_tokens
 from echo_core.tokens import Row
 
 PAD_ID = 0  # any id of the vocabulary serves: nothing that is pooled ever sees it
@@ -28,7 +28,8 @@ class Batch:
     spans: tuple[tuple[int, int], ...]  # (start, end) of each span to pool
     slots: tuple[tuple[int, int], ...] = ()  # (slot, last position of its row), see prepending.py
     lengths: tuple[int, ...] | None = None  # of rows laid end to end in one row of ids; None: each row of ids is a row, padded
-    shared: int = 0  # so many tokens at the beginning of the one row of ids stand before each of the rows behind them
+    shared: int = 0  # so many tokens stand before each of the rows end to end, once
+    beginning: Beginning | None = None  # these tokens, to be kept in it; where it is filled, the ids are without them
 
 
 def group_rows(rows: Sequence[Row], budget: int, packed: bool = False) -> list[list[int]]:
@@ -99,18 +100,19 @@ def pad_rows(rows: Sequence[Row]) -> Batch:
     return Batch(torch.from_numpy(ids), tuple(spans), place_slots(rows, [i * width for i in range(len(rows))]))
 
 
-def pack_rows(rows: Sequence[Row], shared: int = 0, rounded: bool = False) -> Batch:
+def pack_rows(rows: Sequence[Row], shared: int = 0, rounded: bool = False, beginning: Beginning | None = None) -> Batch:
     """Rows end to end in one row of ids (1, N), without padding; their first ``shared`` tokens, the same in all, only once, before them.
 
-    ``rounded``: with PAD_ID behind the last row, up to ``round_up`` of the tokens.
+    ``rounded``: with PAD_ID behind the last row, up to ``round_up`` of the tokens; ``beginning``: keeps the shared tokens, or, filled, replaces them.
     """
     lengths = [len(row.ids) - shared for row in rows]
-    starts = [0, *accumulate(lengths[:-1])]  # where a row's first token would stand, had it all of them
-    tokens = shared + sum(lengths)
+    once = rows[0].ids[: 0 if beginning and beginning.filled else shared]
+    starts = list(accumulate(lengths[:-1], initial=len(once) - shared))  # where a row's first token would stand, had it all of them
+    tokens = len(once) + sum(lengths)
     filling = np.full(round_up(tokens) - tokens if rounded else 0, PAD_ID)
-    ids = np.concatenate([rows[0].ids[:shared], *(row.ids[shared:] for row in rows), filling])
+    ids = np.concatenate([once, *(row.ids[shared:] for row in rows), filling])
     spans = ((start + span.start, start + span.end) for start, row in zip(starts, rows, strict=True) for span in row.spans)
-    return Batch(torch.from_numpy(ids)[None], tuple(spans), place_slots(rows, starts), tuple(lengths), shared)
+    return Batch(torch.from_numpy(ids)[None], tuple(spans), place_slots(rows, starts), tuple(lengths), shared, beginning)
 
 
 def round_up(size: int, digits: int = 6) -> int:
@@ -120,31 +122,6 @@ def round_up(size: int, digits: int = 6) -> int:
     """
     step = 1 << max(0, size.bit_length() - digits)
     return -(-size // step) * step
-
-
-def shared_tokens(rows: Sequence[Row]) -> int:
-    """How many tokens all rows begin with, before any span: under causal attention their states are the same. 0 below two rows, or with slots."""
-    return len(beginning_of(rows)) if len(rows) > 1 else 0
-
-
-def beginning_of(rows: Sequence[Row]) -> NDArray[np.int64]:
-    """The ids that all of these rows, one or more, begin with, before any span."""
-    if any(row.slots for row in rows):
-        return rows[0].ids[:0]
-    most = min(min(len(row.ids) - 1, *(span.start for span in row.spans)) for row in rows)
-    first = rows[0].ids[:most]
-    return first[: _length_of(np.logical_and.reduce([row.ids[:most] == first for row in rows]))]
-
-
-def common_beginning(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The ids that both begin with."""
-    most = min(len(one), len(other))
-    return one[: _length_of(one[:most] == other[:most])]
-
-
-def _length_of(same: NDArray[np.bool_]) -> int:
-    """How many are True before the first that is not."""
-    return int(len(same) if same.all() else same.argmin())
 
 
 def place_slots(rows: Sequence[Row], starts: Sequence[int]) -> tuple[tuple[int, int], ...]:

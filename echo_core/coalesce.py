@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_core.batches import BatchSize, beginning_of, common_beginning, group_rows
+from echo_core.batches import BatchSize, group_rows
+from echo_core.beginnings import beginning_of, common_beginning
 from echo_core.tokens import Row
 
 WAIT = 0.002  # seconds

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from echo_core.attention import ROWS, ROWS_UNCOMPILED, choose_layout, layout_arguments, register_uncompiled
 from echo_core.batches import Batch, to_device
+from echo_core.beginnings import Beginning
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError
@@ -51,6 +52,8 @@ class Decoder:
         self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
         self.width: int = self._probe()
         self.layout = choose_layout(self._model, self.forward, runtime.attention)
+        self.long_from = long_rows_from(self._settings)
+        self.keeps = not runtime.compile and self.long_from is None  # code would be compiled for each beginning; keys of long rows are others
         if runtime.dtype == "fp8":
             self._quantize()
         elif self.device.type == "cpu" and not runtime.compile:  # torch's compiler cannot trace packed weights
@@ -71,18 +74,19 @@ class Decoder:
         with ExitStack() as pruned:
             for pruning in self._prunings if ids.numel() >= WORTH else ():
                 pruned.enter_context(pruning.only_for(batch, self.device))
-            return self.forward(ids, batch.lengths, batch.shared).flatten(0, 1)
+            return self.forward(ids, batch.lengths, batch.shared, batch.beginning).flatten(0, 1)
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0, beginning: Beginning | None = None) -> Tensor:
         """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed. Without gradients.
 
         Args:
             ids: rows padded on the right, as pooled tokens never see the padding; or, with ``lengths``, all rows end to end: (1, N).
             lengths: tokens of each row laid end to end; only where ``layout`` allows it.
             shared: tokens that stand before all rows laid end to end, once.
+            beginning: keeps the shared tokens' keys and values, or, filled, has them, and the ids are without these tokens.
         """
-        layout = {} if lengths is None else layout_arguments(lengths, self.device, shared, ids.shape[1])
+        layout = {} if lengths is None else layout_arguments(lengths, self.device, shared, ids.shape[1], beginning)
         self._readout.start()
         return self._readout.take(self._model(input_ids=ids, use_cache=False, **layout).last_hidden_state)
 
@@ -240,6 +244,12 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+def long_rows_from(settings: Any) -> int | None:
+    """Tokens from which on a row's positions, and with them those of all rows in its batch, are rotated by other factors ("longrope", Phi 3)."""
+    rope = getattr(settings, "rope_parameters", None) or {}
+    return int(rope["original_max_position_embeddings"]) + 1 if rope.get("rope_type") == "longrope" else None
 
 
 def _slides(settings: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from echo_core.allocator import keep_freed_memory
-from echo_core.batches import Batch, BatchSize, pack_rows, pad_rows, round_up, shared_tokens
+from echo_core.batches import Batch, BatchSize, pack_rows, pad_rows, round_up
+from echo_core.beginnings import Beginning, Beginnings
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
@@ -32,6 +34,14 @@ class Layers(Protocol):
     def layout(self) -> str:
         """How rows shall lie, of ``attention.LAYOUTS``."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether ``states`` takes batches with a ``beginning``."""
+
+    @property
+    def long_from(self) -> int | None:
+        """Tokens from which on a row needs a batch without shorter ones; None: any rows can be a batch."""
+
     def states(self, batch: Batch) -> Tensor:
         """States of all positions laid flat, (B·T, D)."""
 
@@ -50,6 +60,7 @@ class Runner(Generic[Model]):
         self.decoder, self._pooling, self._knob = decoder, pooling, knob
         self.budget = token_budget or decoder.choose_budget()
         self.packed = decoder.layout == "packed"
+        self._beginnings = Beginnings(decoder.keeps)
         if decoder.device.type == "cpu":
             keep_freed_memory()
 
@@ -59,30 +70,49 @@ class Runner(Generic[Model]):
         Raises:
             ModelError: a single row does not fit into the device's memory.
         """
-        shared = shared_tokens(rows) if self.packed else 0
+        long = [len(row.ids) >= (self.decoder.long_from or sys.maxsize) for row in rows]
+        if len(set(long)) > 1:
+            return self._run_apart(rows, long)
+        beginning, shared = self._beginnings.of(rows) if self.packed else (None, 0)
         tokens = BatchSize(self.packed).with_rows([len(row.ids) for row in rows], shared).tokens
         if len(rows) > 1 and tokens > self.budget:  # planned before the memory ran out
             return self._run_halves(rows)
         try:
-            batch = self._lay_out(rows, shared)
-            return pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
+            batch = self._lay_out(rows, shared, beginning)
+            pooled = pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
+            if beginning:
+                self._beginnings.keep(beginning)
+            return pooled
         except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
+            if len(rows) == 1 and not self._beginnings.any():
                 problem = f"a row of {tokens} tokens must fit into the memory of {self.decoder.device}"
                 raise ModelError(f"{problem}; use a smaller max_tokens or dtype") from error
+        self._beginnings.forget()
+        if len(rows) == 1:
+            return self.run(rows)
         self._halve_budget(tokens)
         return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
 
-    def _lay_out(self, rows: Sequence[Row], shared: int) -> Batch:
+    def _lay_out(self, rows: Sequence[Row], shared: int, beginning: Beginning | None = None) -> Batch:
         """Rows end to end if the model can, what all rows begin with once; on a CPU the tokens rounded up.
 
         Rounding fills behind the last row, at position 0: a longer row could end beyond the model's positions.
         """
         on_cpu = self.decoder.device.type == "cpu"
-        as_it_is = on_cpu and len(rows) == 1 and len(rows[0].ids) == round_up(len(rows[0].ids))  # saves a query a tenth of a millisecond
+        as_it_is = (
+            on_cpu and len(rows) == 1 and not beginning and len(rows[0].ids) == round_up(len(rows[0].ids))
+        )  # saves a query a tenth of a millisecond
         if as_it_is or not self.packed:
             return pad_rows(rows)
-        return pack_rows(rows, shared, rounded=on_cpu)
+        return pack_rows(rows, shared, rounded=on_cpu, beginning=beginning)
+
+    def _run_apart(self, rows: Sequence[Row], long: Sequence[bool]) -> Tensor:
+        """Long rows and the others as batches of their own."""
+        order = sorted(range(len(rows)), key=lambda i: long[i])
+        short = long.count(False)
+        pooled = torch.cat([self.run([rows[i] for i in part]) for part in (order[:short], order[short:])])
+        vectors = torch.split(pooled, [len(rows[i].spans) for i in order])
+        return torch.cat([vectors[place] for place in sorted(range(len(rows)), key=order.__getitem__)])
 
     def _run_halves(self, rows: Sequence[Row]) -> Tensor:
         middle = len(rows) // 2

@@ -36,6 +36,7 @@ class Row:
     ids: NDArray[np.int64]
     spans: tuple[Span, ...]
     slots: tuple[int, ...] = ()
+    before: int = 0  # tokens that the template says before the text, likely the same in other rows
 
 
 @dataclass(frozen=True)
@@ -173,16 +174,18 @@ class PromptTokenizer:
         ids: list[int] = []
         slots: list[int] = []
         start = end = 0
+        before: int | None = None
         for segment in self._segments:
             begins = len(ids)
             slots += [begins] if segment.slot else []
+            before = begins if before is None and segment.variable == "text" else before
             ids += segment.ids or (said[segment.seam] if segment.variable == "text" else fixed.get(segment, []))
             if segment.pooled:
                 start, end = (start if end else begins), len(ids)
         if self._positions is not None and len(ids) > self._positions:
             problem = f"and the template's other values must fit into the model's {self._positions} positions, got {len(ids)} tokens"
             raise TextTooLongError(owner, f"{problem}; shorten them or use a smaller max_tokens")
-        return Row(np.asarray(ids, dtype=np.int64), (Span(owner, start, end),), tuple(slots))
+        return Row(np.asarray(ids, dtype=np.int64), (Span(owner, start, end),), tuple(slots), before or 0)
 
 
 def window_ranges(length: int, limit: int, overlap: int) -> list[tuple[int, int]]:

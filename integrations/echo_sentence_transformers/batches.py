@@ -12,6 +12,7 @@ from torch import Tensor
 from echo_core.batches import Batch, group_rows, to_device
 from echo_core.budget import Widths, choose_budget
 from echo_core.errors import NotFiniteError
+from echo_core.model import long_rows_from
 from echo_core.runner import Runner
 from echo_core.tokens import Row
 from echo_core.vectors import first_not_finite, join_spans
@@ -38,7 +39,9 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
     device = next(transformer.parameters()).device
     vectors = torch.zeros(len(plan.numbers), pooling.get_embedding_dimension(), device=device)
     if plan.kept:
-        runner = Runner(_States(transformer, device, transformer.choose_layout()), pooling.pooling, budget, knob="model.token_budget")
+        long_from = long_rows_from(transformer.model.config.get_text_config(decoder=True))
+        states = _States(transformer, device, transformer.choose_layout(), long_from, keeps=long_from is None)
+        runner = Runner(states, pooling.pooling, budget, knob="model.token_budget")
         pooled = _pool_distinct(runner, plan.rows)[:, : pooling.dimension]
         if len(plan.rows) != len(plan.kept):
             spans = [span for row in plan.rows for span in row.spans]
@@ -73,9 +76,11 @@ class _States:
     transformer: EchoTransformer
     device: torch.device
     layout: str
+    long_from: int | None
+    keeps: bool
 
     def states(self, batch: Batch) -> Tensor:
-        return self.transformer.states(to_device(batch.ids, self.device), batch.lengths, batch.shared).flatten(0, 1)
+        return self.transformer.states(to_device(batch.ids, self.device), batch.lengths, batch.shared, batch.beginning).flatten(0, 1)
 
     def choose_budget(self) -> int:
         model = self.transformer.model

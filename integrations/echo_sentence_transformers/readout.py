@@ -9,6 +9,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from echo_core.attention import layout_arguments, register_attention
+from echo_core.beginnings import Beginning
 from echo_sentence_transformers.attention import RowAttention
 from echo_sentence_transformers.layers import tap_layer
 from echo_sentence_transformers.rows import INPUT
@@ -38,9 +39,9 @@ class ReadOutTransformer(Transformer):  # type: ignore[misc]
         features.update({key: value for key, value in output.items() if key != INPUT})
         return features
 
-    def states(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0) -> Tensor:
+    def states(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0, beginning: Beginning | None = None) -> Tensor:
         """States (B, T, D) at the read-out layer; the arguments are those of ``Decoder.forward``."""
-        layout = {} if lengths is None else layout_arguments(lengths, ids.device, shared, ids.shape[1])
+        layout = {} if lengths is None else layout_arguments(lengths, ids.device, shared, ids.shape[1], beginning)
         if self._tap:
             self._tap.open()
         output: Tensor = self.model(input_ids=ids, use_cache=False, **layout).last_hidden_state

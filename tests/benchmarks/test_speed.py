@@ -9,6 +9,7 @@ import speed
 import torch
 from costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
 from growth import corpus_growth, length_growth
+from instructions import instruction_cost, print_instructions
 from peers import reference_recipe, sentence_transformers
 from setting import Setting, echo_encoder
 from shapes import SHAPES, Shape, make_checkpoint
@@ -130,6 +131,17 @@ def test_the_cost_of_longer_texts_is_measured_without_windows(setting):
     points = length_growth(setting, 2, 1)
     assert [point["tokens"] for point in points] == [16, 32, 64, 128, 256, 512, 1024, 2048]
     assert points[-1]["flops"] > 128 * points[0]["flops"]  # windows would keep it linear
+
+
+def test_the_cost_of_an_instruction_is_measured_kept_in_each_batch_and_left_out(setting, capsys):
+    found = instruction_cost(setting, counts=(40,), texts=8)
+    calls = found["40 words"]
+    assert list(calls) == ["chunks, 2 a call", "queries, 8 a call", "one query"]
+    for figures in calls.values():
+        assert list(figures["seconds"]) == ["kept", "in each batch", "left out"]
+        assert figures["times as fast"] > 0
+    print_instructions("k", found)
+    assert capsys.readouterr().out.count("× as fast") == 3
 
 
 def test_a_run_is_added_to_what_the_report_holds(tmp_path, monkeypatch, setting):

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.attention import ROWS, attend_rows, choose_layout, layout_arguments
-from echo_core.batches import pack_rows, pad_rows, round_up, shared_tokens
+from echo_core.batches import pack_rows, pad_rows, round_up
+from echo_core.beginnings import Beginning, shared_tokens
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
 from echo_core.runner import load_runner
@@ -57,7 +58,7 @@ def test_packed_rows_longer_than_the_window_are_in_the_family_tests():
 
 
 def test_a_model_whose_rows_see_each_other_falls_back(tiny_llama, monkeypatch, caplog):
-    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, device, shared, tokens: layout_arguments([sum(lengths)], device, shared))
+    monkeypatch.setattr("echo_core.model.layout_arguments", lambda lengths, *others: layout_arguments([sum(lengths)], *others))
     with caplog.at_level(logging.WARNING, "echo_core"):
         decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime())
     assert decoder.layout == "padded"
@@ -70,8 +71,8 @@ def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
     for kind, lay_out in (("packed", pack_rows), ("padded", pad_rows)):
         model = AutoModel.from_pretrained(tiny_llama, dtype=torch.float64)  # sums in another order: in float32 in the fourth digit
 
-        def forward(ids, lengths, shared=0, model=model):
-            layout = {} if lengths is None else layout_arguments(lengths, CPU, shared, ids.shape[1])
+        def forward(ids, lengths, shared=0, beginning=None, model=model):
+            layout = {} if lengths is None else layout_arguments(lengths, CPU, shared, ids.shape[1], beginning)
             return model(input_ids=ids, use_cache=False, **layout).last_hidden_state
 
         assert choose_layout(model, forward, kind) == kind
@@ -216,6 +217,25 @@ def test_the_arguments_of_varlen_attention_say_what_the_cpu_computes(lengths, sh
     monkeypatch.setattr("echo_core.attention._by_varlen", lambda device: True)
     ours, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout_arguments(lengths, CPU, shared))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 3, 12])
+@pytest.mark.parametrize(("lengths", "shared"), [([5, 1, 17], 4), ([5, 1], 20), ([33, 8, 8, 2], 9)])
+def test_varlen_attention_sees_a_kept_beginning_before_each_row(lengths, shared, window, monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_by_its_documentation)
+    torch.manual_seed(0)
+    whole = [torch.randn(1, count, shared + sum(lengths), 8) for count in (4, 2, 2)]
+    layer, beginning = torch.nn.Module(), Beginning(np.arange(shared))
+    expected, _ = attend_rows(layer, *whole, None, sliding_window=window, **layout_arguments(lengths, CPU, shared, beginning=beginning))
+    beginning.filled = True
+    own = [states[:, :, shared:] for states in whole]
+    on_cpu, _ = attend_rows(layer, *own, None, sliding_window=window, **layout_arguments(lengths, CPU, shared, beginning=beginning))
+    monkeypatch.setattr("echo_core.attention._by_varlen", lambda device: True)
+    layout = layout_arguments(lengths, CPU, shared, beginning=beginning)
+    assert layout["position_ids"].shape[1] == sum(lengths)
+    ours, _ = attend_rows(layer, *own, None, sliding_window=window, **layout)
+    for attended in (on_cpu, ours):
+        torch.testing.assert_close(attended, expected[:, shared:], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.gpu

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_core.batches import BatchSize, beginning_of, common_beginning, group_rows, pack_rows, pad_rows, plan_batches, round_up, shared_tokens
+from echo_core.batches import BatchSize, group_rows, pack_rows, pad_rows, plan_batches, round_up
+from echo_core.beginnings import Beginning, beginning_of, common_beginning, shared_tokens
 from echo_core.tokens import Row, Span
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=60)
@@ -82,6 +83,12 @@ def test_what_rows_share_stands_once_before_them():
     assert batch.ids.tolist() == [[7, 8, 10, 11, 12, 13, 20, 21]]
     assert (batch.lengths, batch.shared) == ((4, 2), 2)
     assert [batch.ids[0, start:end].tolist() for start, end in batch.spans] == [[11, 12, 13], [21]]
+    kept = Beginning(np.array([7, 8]))
+    assert pack_rows(rows, 2, beginning=kept).ids.tolist() == batch.ids.tolist(), "to be kept, they run"
+    kept.filled = True
+    behind = pack_rows(rows, 2, beginning=kept)
+    assert behind.ids.tolist() == [[10, 11, 12, 13, 20, 21]]
+    assert [behind.ids[0, start:end].tolist() for start, end in behind.spans] == [[11, 12, 13], [21]]
 
 
 @given(st.integers(1, 100_000))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
@@ -65,6 +65,27 @@ def test_a_row_that_does_not_fit_alone_is_an_error_with_the_way_out(runner: Runn
     limit_memory(runner, monkeypatch, 20)
     with pytest.raises(ModelError, match=r"a row of 30 tokens must fit into the memory of cpu; use a smaller max_tokens or dtype"):
         runner.run(ROWS)
+
+
+@pytest.mark.parametrize("attention", ["packed", "padded"])
+def test_rows_beyond_the_length_at_which_phi_rotates_otherwise_leave_the_others_as_they_are(attention, model_folder):
+    """All rows of a batch were rotated like its longest: short ones were off by a third."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 3.0, 4.0],
+        "original_max_position_embeddings": 64,
+    }
+    folder = model_folder("phi3", rope_parameters=rope)
+    runner = load_runner(folder, EchoConfig(str(folder)), Runtime(device="cpu", dtype="float32", attention=attention))
+    rows = [Row(np.arange(3, 3 + n) % 200, (Span(i, 40 % n, n), *[Span(i, 1, 2)] * (i == 2))) for i, n in enumerate([65, 30, 100, 64, 64])]
+    alone = torch.cat([runner.run([row]) for row in rows])
+    for _ in range(2):
+        torch.testing.assert_close(runner.run(rows), alone, atol=1e-5, rtol=1e-4)
+    plain = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    expected = plain(torch.from_numpy(rows[1].ids)[None]).last_hidden_state[0, 10:].mean(dim=0)
+    torch.testing.assert_close(alone[1], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(runner: Runner, monkeypatch):

@@ -79,6 +79,16 @@ def test_a_token_that_the_tokenizer_has_not_is_an_error_with_the_way_out(name: s
         prompts(name, f"{{text}} [[{{text}}{{{token}}}]]")
 
 
+@pytest.mark.parametrize(
+    ("template", "lead"), [("{instruction}: {text} [[{text}]]", "Find it:"), ("{text} [[{text}]]", ""), ("A [[b {text}]]", "A b")]
+)
+def test_a_row_knows_what_is_said_before_its_text(template: str, lead: str):
+    row = prompts(template=template).tokenise(["grey rain"], {"instruction": ["Find it"]} if "instruction" in template else {}).rows[0]
+    said, text = (OWN["byte_level_bos"].decode(ids, skip_special_tokens=True).strip() for ids in (row.ids[: row.before], row.ids[row.before :]))
+    assert said == lead
+    assert text.startswith("grey")
+
+
 @pytest.mark.parametrize("name", TEXT_TOKENIZERS)
 @pytest.mark.parametrize("template", ["echo", TWO_SEAMS, "{text} [[{text}]]", "[[{text}]]", "{{{text}}} is [[{text}]] {{"])
 def test_an_instruction_or_text_that_looks_like_a_template_stays_plain(name: str, template: str):

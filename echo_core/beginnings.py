@@ -1,0 +1,113 @@
+"""What rows begin with, run once: its keys and values in every layer are kept for the batches behind the first, and for later calls.
+
+Under causal attention the states of a row's first tokens do not depend on what follows. So an instruction, in-context examples or a chunk's
+surroundings, said before every text, cost their tokens once and not in each batch. A few tokens are not worth it: they run along in each batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from echo_core.tokens import Row
+
+Ids = NDArray[np.int64]
+
+WORTH = 16  # tokens; fewer cost less in each batch than their keys before every layer's own (LOG.md)
+MOST = 4096  # tokens; of a model with 7 billion weights 0.5 to 2 GiB
+KEPT = 2  # beginnings: that of queries and that of documents
+
+
+def shared_tokens(rows: Sequence[Row]) -> int:
+    """How many tokens all rows begin with, before any span: under causal attention their states are the same. 0 below two rows, or with slots."""
+    return len(beginning_of(rows)) if len(rows) > 1 else 0
+
+
+def beginning_of(rows: Sequence[Row]) -> Ids:
+    """The ids that all of these rows, one or more, begin with, before any span."""
+    if any(row.slots for row in rows):
+        return rows[0].ids[:0]
+    most = min(min(len(row.ids) - 1, *(span.start for span in row.spans)) for row in rows)
+    first = rows[0].ids[:most]
+    return first[: _length_of(np.logical_and.reduce([row.ids[:most] == first for row in rows]))]
+
+
+def common_beginning(one: Ids, other: Ids) -> Ids:
+    """The ids that both begin with."""
+    most = min(len(one), len(other))
+    return one[: _length_of(one[:most] == other[:most])]
+
+
+def _length_of(same: NDArray[np.bool_]) -> int:
+    """How many are True before the first that is not."""
+    return int(len(same) if same.all() else same.argmin())
+
+
+class Beginning:
+    """The keys and values of some first tokens, layer by layer; filled by one forward pass, then put before the keys of any number of others."""
+
+    def __init__(self, ids: Ids) -> None:
+        """``ids``: the tokens, (P,)."""
+        self.ids = ids
+        self.filled = False
+        self._layers: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def exchange(self, layer: nn.Module, key: Tensor, value: Tensor, tokens: int) -> tuple[Tensor, Tensor] | None:
+        """The first ``tokens`` keys and values of a layer, (1, G, tokens, d) each; before it is filled None, and those of key and value are kept."""
+        if self.filled:
+            keys, values = self._layers[layer]
+            return keys[:, :, :tokens], values[:, :, :tokens]
+        self._layers[layer] = (_copy(key[:, :, :tokens]), _copy(value[:, :, :tokens]))
+        return None
+
+
+def _copy(states: Tensor) -> Tensor:
+    """(1, G, P, d) in memory of its own, token by token, as attention takes it."""
+    return states.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+class Beginnings:
+    """The beginnings that a model keeps, the one used last at the end."""
+
+    def __init__(self, allowed: bool = True) -> None:
+        """None yet; none ever if not ``allowed``."""
+        self._allowed = allowed
+        self._kept: list[Beginning] = []
+
+    def of(self, rows: Sequence[Row]) -> tuple[Beginning | None, int]:
+        """What the rows of a batch, one or more, begin with: what is kept of it, or what shall be filled by this batch; and how many of its tokens.
+
+        None and the tokens that all rows begin with, if it is not to be kept. What one row alone will have in common with others is what its template
+        says before the text.
+        """
+        ids = beginning_of(rows)
+        if len(rows) == 1:
+            ids = ids[: rows[0].before]
+        shared, kept = self._nearest(ids)
+        if kept and len(rows) * (len(ids) - shared) <= len(ids):  # what it lacks is less work than all of it
+            return kept, shared
+        if self._allowed and WORTH <= len(ids) <= MOST:
+            return Beginning(ids), len(ids)
+        return None, len(ids) if len(rows) > 1 else 0
+
+    def keep(self, beginning: Beginning) -> None:
+        """From now on, as it is filled; the one that was used longest ago goes."""
+        beginning.filled = True
+        self._kept = [*(kept for kept in self._kept if kept is not beginning), beginning][-KEPT:]
+
+    def any(self) -> bool:
+        """True if memory is taken."""
+        return bool(self._kept)
+
+    def forget(self) -> None:
+        """Free the memory."""
+        self._kept = []
+
+    def _nearest(self, ids: Ids) -> tuple[int, Beginning | None]:
+        """The one that has the most tokens in common with these, and how many; None where they are not worth it."""
+        common = [(len(common_beginning(kept.ids, ids)), kept) for kept in self._kept]
+        return max([(WORTH - 1, None), *common], key=lambda pair: pair[0])
