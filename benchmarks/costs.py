@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from shapes import Shape
 
 from echo_core.batches import group_rows
-from echo_core.beginnings import shared_tokens
 from echo_core.model import Decoder
 from echo_core.runner import Runner
 from echo_core.tokens import Row
@@ -33,4 +32,4 @@ def padding_sorted(lengths: Sequence[int], rows: int) -> float:
 def tokens_laid_out(runner: Runner[Decoder], rows: Sequence[Row]) -> int:
     """Tokens that our encoder runs for these rows, padding included, what a batch's rows share counted once."""
     batches = [[rows[i] for i in batch] for batch in group_rows(rows, runner.budget, runner.packed)]
-    return sum(runner._lay_out(batch, shared_tokens(batch)).ids.numel() for batch in batches)
+    return sum(runner._lay_out(batch).ids.numel() for batch in batches)

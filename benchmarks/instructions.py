@@ -26,7 +26,7 @@ def instruction_cost(setting: Setting, counts: Sequence[int] = WORDS, texts: int
     calls: dict[str, Callable[[EchoEncoder], object]] = {
         f"chunks, {texts // 4} a call": lambda encoder: encoder.encode_documents(chunks(texts // 4)),
         f"queries, {texts} a call": lambda encoder: encoder.encode_documents(queries(texts)),
-        "one query": lambda encoder: [encoder.encode_documents([query]) for query in queries(8)],
+        "8 queries, one a call": lambda encoder: [encoder.encode_documents([query]) for query in queries(8)],
     }
     found: dict[str, Any] = {}
     for count in counts:

@@ -43,7 +43,9 @@ def _processor() -> str:
     values = {key.strip(): value.strip() for key, value in fields.items()}
     flags = values.get("flags", "").split()
     known = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"), ("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags]
-    return " ".join([values.get("model name", platform.processor() or platform.machine()), *(f"({name})" for name in known[:1])])
+    named = [values.get("model name", platform.processor() or platform.machine())]
+    named += [f"family {values['cpu family']} model {values['model']}"] if "cpu family" in values else []  # a name alone may stand for several
+    return " ".join([*named, *(f"({name})" for name in known[:1])])
 
 
 def matmul_peak(device: str, dtype: torch.dtype) -> float:

@@ -37,7 +37,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    report: dict[str, Any] = {"throughput": [], **_report_so_far(options), "machine": describe_machine(options.device), "quick": options.quick}
+    machine = describe_machine(options.device)
+    report: dict[str, Any] = {"throughput": [], **_report_so_far(options, machine), "machine": machine, "quick": options.quick}
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.models:
             folder = make_checkpoint(name, Path(options.checkpoints or temporary))
@@ -50,11 +51,14 @@ def main() -> None:
     print(f"written: {options.out}")
 
 
-def _report_so_far(options: argparse.Namespace) -> dict[str, Any]:
-    """What an earlier run found, if this one is to be added to it."""
+def _report_so_far(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run found, if this one is to be added to it; ends the program if that was on another processor."""
     if not (options.add and options.out.exists()):
         return {}
     found: dict[str, Any] = json.loads(options.out.read_text())
+    there, here = found["machine"]["processor"], machine["processor"]
+    if there != here:
+        raise SystemExit(f"--add must go on with the same processor: {options.out} is of {there!r}, this is {here!r}; use another --out")
     return found
 
 

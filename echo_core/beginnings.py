@@ -36,6 +36,11 @@ def beginning_of(rows: Sequence[Row]) -> Ids:
     return first[: _length_of(np.logical_and.reduce([row.ids[:most] == first for row in rows]))]
 
 
+def likely_beginning(row: Row) -> Ids:
+    """The ids that this row and others to come begin with: what its template says before the text."""
+    return beginning_of([row])[: row.before]
+
+
 def common_beginning(one: Ids, other: Ids) -> Ids:
     """The ids that both begin with."""
     most = min(len(one), len(other))
@@ -78,21 +83,13 @@ class Beginnings:
         self._allowed = allowed
         self._kept: list[Beginning] = []
 
-    def of(self, rows: Sequence[Row]) -> tuple[Beginning | None, int]:
-        """What the rows of a batch, one or more, begin with: what is kept of it, or what shall be filled by this batch; and how many of its tokens.
-
-        None and the tokens that all rows begin with, if it is not to be kept. What one row alone will have in common with others is what its template
-        says before the text.
-        """
-        ids = beginning_of(rows)
-        if len(rows) == 1:
-            ids = ids[: rows[0].before]
-        shared, kept = self._nearest(ids)
-        if kept and len(rows) * (len(ids) - shared) <= len(ids):  # what it lacks is less work than all of it
-            return kept, shared
-        if self._allowed and WORTH <= len(ids) <= MOST:
-            return Beginning(ids), len(ids)
-        return None, len(ids) if len(rows) > 1 else 0
+    def find(self, ids: Ids, rows: int) -> tuple[Beginning | None, int]:
+        """For so many rows that begin with these ids: what is kept of that, or else what their batch shall fill, if worth it; and its tokens."""
+        common = [(len(common_beginning(kept.ids, ids)), kept) for kept in self._kept]
+        shared, nearest = max(common, key=lambda pair: pair[0], default=(0, None))
+        if shared >= WORTH and rows * (len(ids) - shared) <= len(ids):  # what it lacks is less work than all of it
+            return nearest, shared
+        return Beginning(ids) if self._allowed and WORTH <= len(ids) <= MOST else None, len(ids)
 
     def keep(self, beginning: Beginning) -> None:
         """From now on, as it is filled; the one that was used longest ago goes."""
@@ -106,8 +103,3 @@ class Beginnings:
     def forget(self) -> None:
         """Free the memory."""
         self._kept = []
-
-    def _nearest(self, ids: Ids) -> tuple[int, Beginning | None]:
-        """The one that has the most tokens in common with these, and how many; None where they are not worth it."""
-        common = [(len(common_beginning(kept.ids, ids)), kept) for kept in self._kept]
-        return max([(WORTH - 1, None), *common], key=lambda pair: pair[0])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from echo_core.allocator import keep_freed_memory
 from echo_core.batches import Batch, BatchSize, pack_rows, pad_rows, round_up
-from echo_core.beginnings import Beginning, Beginnings
+from echo_core.beginnings import Beginnings, beginning_of, likely_beginning, shared_tokens
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
@@ -73,16 +73,12 @@ class Runner(Generic[Model]):
         long = [len(row.ids) >= (self.decoder.long_from or sys.maxsize) for row in rows]
         if len(set(long)) > 1:
             return self._run_apart(rows, long)
-        beginning, shared = self._beginnings.of(rows) if self.packed else (None, 0)
+        shared = shared_tokens(rows) if self.packed else 0
         tokens = BatchSize(self.packed).with_rows([len(row.ids) for row in rows], shared).tokens
         if len(rows) > 1 and tokens > self.budget:  # planned before the memory ran out
             return self._run_halves(rows)
         try:
-            batch = self._lay_out(rows, shared, beginning)
-            pooled = pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
-            if beginning:
-                self._beginnings.keep(beginning)
-            return pooled
+            return self._run_batch(rows)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1 and not self._beginnings.any():
                 problem = f"a row of {tokens} tokens must fit into the memory of {self.decoder.device}"
@@ -93,18 +89,26 @@ class Runner(Generic[Model]):
         self._halve_budget(tokens)
         return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
 
-    def _lay_out(self, rows: Sequence[Row], shared: int, beginning: Beginning | None = None) -> Batch:
-        """Rows end to end if the model can, what all rows begin with once; on a CPU the tokens rounded up.
+    def _run_batch(self, rows: Sequence[Row]) -> Tensor:
+        batch = self._lay_out(rows)
+        pooled = pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
+        if batch.beginning:
+            self._beginnings.keep(batch.beginning)
+        return pooled
+
+    def _lay_out(self, rows: Sequence[Row]) -> Batch:
+        """Rows end to end if the model can, without what is kept of their beginning, else with it once; on a CPU the tokens rounded up.
 
         Rounding fills behind the last row, at position 0: a longer row could end beyond the model's positions.
         """
-        on_cpu = self.decoder.device.type == "cpu"
-        as_it_is = (
-            on_cpu and len(rows) == 1 and not beginning and len(rows[0].ids) == round_up(len(rows[0].ids))
-        )  # saves a query a tenth of a millisecond
-        if as_it_is or not self.packed:
+        if not self.packed:
             return pad_rows(rows)
-        return pack_rows(rows, shared, rounded=on_cpu, beginning=beginning)
+        ids = beginning_of(rows) if len(rows) > 1 else likely_beginning(rows[0])
+        beginning, shared = self._beginnings.find(ids, len(rows))
+        on_cpu, alone = self.decoder.device.type == "cpu", len(rows) == 1 and beginning is None
+        if on_cpu and alone and len(rows[0].ids) == round_up(len(rows[0].ids)):  # as it is; saves a query a tenth of a millisecond
+            return pad_rows(rows)
+        return pack_rows(rows, 0 if alone else shared, rounded=on_cpu, beginning=beginning)
 
     def _run_apart(self, rows: Sequence[Row], long: Sequence[bool]) -> Tensor:
         """Long rows and the others as batches of their own."""

@@ -136,7 +136,7 @@ def test_the_cost_of_longer_texts_is_measured_without_windows(setting):
 def test_the_cost_of_an_instruction_is_measured_kept_in_each_batch_and_left_out(setting, capsys):
     found = instruction_cost(setting, counts=(40,), texts=8)
     calls = found["40 words"]
-    assert list(calls) == ["chunks, 2 a call", "queries, 8 a call", "one query"]
+    assert list(calls) == ["chunks, 2 a call", "queries, 8 a call", "8 queries, one a call"]
     for figures in calls.values():
         assert list(figures["seconds"]) == ["kept", "in each batch", "left out"]
         assert figures["times as fast"] > 0
@@ -153,7 +153,13 @@ def test_a_run_is_added_to_what_the_report_holds(tmp_path, monkeypatch, setting)
         monkeypatch.setattr(sys, "argv", [*asked.split(), "--dtype", "float32", "--out", str(out), *more])
         speed.main()
     torch.set_num_threads(threads)
-    assert [case["case"] for case in json.loads(out.read_text())["throughput"]] == ["queries, 2 a call", "queries, 3 a call"]
+    report = json.loads(out.read_text())
+    assert [case["case"] for case in report["throughput"]] == ["queries, 2 a call", "queries, 3 a call"]
+    report["machine"]["processor"] = "another"
+    out.write_text(json.dumps(report))
+    with pytest.raises(SystemExit, match=r"the same processor: .* is of 'another'"):
+        speed.main()
+    assert json.loads(out.read_text()) == report
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (25, 1)])

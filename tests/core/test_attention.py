@@ -146,7 +146,7 @@ def end_to_end(runner, lengths, begin=0):
 
 
 def lay_out(runner, rows):
-    return runner._lay_out(rows, shared_tokens(rows))
+    return runner._lay_out(rows)
 
 
 @pytest.mark.parametrize("begin", [9, 80])

@@ -14,7 +14,7 @@ from oracle import open_oracle
 from tiny_models import FAMILIES
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.beginnings import KEPT, MOST, WORTH, Beginnings, beginning_of, common_beginning, shared_tokens
+from echo_core.beginnings import KEPT, MOST, WORTH, Beginning, Beginnings, beginning_of, common_beginning, shared_tokens
 from echo_core.errors import ModelError
 from echo_core.runner import Runner, load_runner
 from echo_core.tokens import Row, Span
@@ -51,6 +51,10 @@ def watch(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(runner.decoder, "states", watched)
     return tokens
+
+
+def find(beginnings: Beginnings, rows: list[Row]) -> tuple[Beginning | None, int]:
+    return beginnings.find(beginning_of(rows), len(rows))
 
 
 @pytest.fixture
@@ -123,8 +127,8 @@ def test_rows_with_little_in_common_keep_nothing(runner: Runner):
 
 def test_a_beginning_of_too_many_tokens_runs_along_in_each_batch():
     rows = rows_of(MOST + 1, (3, 5))
-    assert Beginnings().of(rows) == (None, MOST + 1)
-    beginning, shared = Beginnings().of(rows_of(MOST, (3, 5)))
+    assert find(Beginnings(), rows) == (None, MOST + 1)
+    beginning, shared = find(Beginnings(), rows_of(MOST, (3, 5)))
     assert beginning is not None
     assert (len(beginning.ids), shared) == (MOST, MOST)
 
@@ -145,13 +149,13 @@ def test_beginnings_of_queries_and_documents_are_kept_side_by_side_and_the_one_u
 
 def test_one_that_lacks_much_of_what_all_rows_begin_with_does_not_serve():
     beginnings = Beginnings()
-    first, _ = beginnings.of(rows_of(40))
+    first, _ = find(beginnings, rows_of(40))
     assert first is not None
     beginnings.keep(first)
     few, many = rows_of(100, (5,) * 2), rows_of(100, (5,) * 30)
-    assert beginnings.of(rows_of(44, (5,) * 10)) == (first, 40)
+    assert find(beginnings, rows_of(44, (5,) * 10)) == (first, 40)
     for rows, serves in ((few, False), (many, False), (rows_of(60, (5,) * 2), True)):
-        assert (beginnings.of(rows)[0] is first) is serves
+        assert (find(beginnings, rows)[0] is first) is serves
 
 
 def test_a_pass_that_failed_keeps_nothing(runner: Runner, monkeypatch):
@@ -200,7 +204,7 @@ def test_a_compiled_model_keeps_none(tiny_llama: Path):
     """Its code would be compiled anew for each."""
     decoder = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu", dtype="float32", compile=True)).decoder
     assert not decoder.keeps
-    assert Beginnings(decoder.keeps).of(rows_of(100)) == (None, 100)
+    assert find(Beginnings(decoder.keeps), rows_of(100)) == (None, 100)
 
 
 def test_callers_with_beginnings_of_their_own_each_get_their_vectors(tiny_llama: Path):

@@ -132,6 +132,23 @@ def test_the_prompt_is_the_instruction_of_the_template(tiny_llama: Path) -> None
     assert np.abs(wanted - core.encode_queries(TEXTS)).max() > 1e-3
 
 
+def test_a_long_prompt_is_run_once_a_call_and_anew_when_the_weights_have_changed(tiny_llama: Path) -> None:
+    echo = EchoConfig(str(tiny_llama), query_template=INSTRUCTED, document_template="finetuned-document", pooling="last", max_tokens=40)
+    prompt = "Answer loudly, or not at all. " * 30
+    model, fresh = (EchoSentenceTransformer(echo, device="cpu") for _ in range(2))
+    plain = EchoEncoder(echo, Runtime(device="cpu", dtype="float32", attention="padded"))
+    wanted = np.concatenate([plain.encode_queries([text], instruction=prompt) for text in TEXTS])
+    model.token_budget = fresh.token_budget = 100
+    np.testing.assert_allclose(model.encode_query(TEXTS, prompt=prompt), wanted, atol=2e-5)
+    with torch.no_grad():
+        for each in (model, fresh):
+            for parameter in each.parameters():
+                parameter.mul_(1.1)
+    changed = model.encode_query(TEXTS, prompt=prompt)
+    assert np.abs(changed - wanted).max() > 1e-3
+    np.testing.assert_allclose(changed, fresh.encode_query(TEXTS, prompt=prompt), atol=1e-6)
+
+
 def test_a_prompt_named_query_reaches_encode_query(tiny_llama: Path) -> None:
     echo = EchoConfig(str(tiny_llama), query_template=INSTRUCTED)
     model = EchoSentenceTransformer(echo, device="cpu", prompts={"query": "Answer loudly"})
