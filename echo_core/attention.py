@@ -14,12 +14,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from echo_core.batches import to_device
 from echo_core.beginnings import Beginning
 from echo_core.cpu_attention import attend_causal
 from echo_core.errors import ModelError
+from echo_core.layout import by_varlen
 
 log = logging.getLogger("echo_core")
 
@@ -70,7 +69,7 @@ def choose_layout(model: Any, forward: Forward, wanted: str = "auto") -> str:
 
 def _switch(model: Any, forward: Forward, packed: bool) -> str | None:
     """Switch to our attention, or give the reason why not, with the model as before."""
-    if _by_varlen(next(model.parameters()).device) and not varlen_available():
+    if by_varlen(next(model.parameters()).device) and not varlen_available():
         return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
     before, name = model.config._attn_implementation, type(model).__name__
     try:
@@ -107,43 +106,6 @@ def _compare(model: Any, forward: Forward, packed: bool) -> float:
 def _apart(states: Tensor, expected: Tensor) -> float:
     """The largest share of a state (…, D) that it is off."""
     return float(((states - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-6)).max())
-
-
-def layout_arguments(
-    lengths: Sequence[int], device: torch.device, shared: int = 0, tokens: int | None = None, beginning: Beginning | None = None
-) -> dict[str, Any]:
-    """What a model needs besides its ids (1, N) to take rows of these lengths as laid end to end: positions from 0 in each row, and where rows start.
-
-    The names are those that transformers gives its own unpadded attention, and three of ours. With ``shared`` tokens before all rows, these are the
-    first row of the layout, and the keys of each other row are more than its queries by so many. ``tokens``: those of the ids, N, where some stand
-    behind the last row. ``beginning``: keeps the shared tokens, or, filled, has them in place of the layout.
-    """
-    once = 0 if beginning and beginning.filled else shared  # of the shared tokens, those that run
-    counts = torch.tensor([once, *lengths] if once else lengths)
-    ends = counts.cumsum(0)
-    positions = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts, counts)
-    positions[once:] += shared
-    positions = pad(positions, (0, (tokens or len(positions)) - len(positions)))
-    starts, longest = _starts(counts, device), max(lengths)
-    named = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": max(longest, once), "max_length_k": longest + shared}
-    if shared and _by_varlen(device):
-        counts[int(once > 0) :] += shared
-        places = _key_places(lengths, shared)[shared - once :]
-        named |= {"cu_seq_lens_k": _starts(counts, device), "key_places": to_device(places, device)}
-    if beginning:
-        named["beginning"] = beginning
-    return {"position_ids": to_device(positions[None], device), "shared": shared, **named}
-
-
-def _starts(counts: Tensor, device: torch.device) -> Tensor:
-    """Where rows of so many tokens start, and the last one ends, (rows + 1,) int32."""
-    return to_device(pad(counts.cumsum(0), (1, 0)).to(torch.int32), device)
-
-
-def _key_places(lengths: Sequence[int], shared: int) -> Tensor:
-    """Which of the N tokens are a row's keys, one row behind the other: first the shared ones alone, then these before each row's own."""
-    beginning, own = torch.arange(shared), torch.split(torch.arange(shared, shared + sum(lengths)), list(lengths))
-    return torch.cat([beginning, *(part for row in own for part in (beginning, row))])
 
 
 def attend_rows(
@@ -195,7 +157,7 @@ def attend_rows(
     longest = query.shape[2] if max_length_k is None else max_length_k
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if cu_seq_lens_q is not None and _by_varlen(query.device):
+    if cu_seq_lens_q is not None and by_varlen(query.device):
         starts = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
         if before is not None:
             key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
@@ -205,11 +167,6 @@ def attend_rows(
     batch, _, length, _ = query.shape
     bounds = range(0, (batch + 1) * length, length) if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
     return attend_causal(query, key, value, bounds, shared, scale, window, before), None
-
-
-def _by_varlen(device: torch.device) -> bool:
-    """Whether rows laid end to end are attended by ``varlen_attn`` there, which wants to know where each row's keys stand."""
-    return device.type == "cuda"
 
 
 def varlen_available() -> bool:

@@ -14,16 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echo_core.attention import ROWS, ROWS_UNCOMPILED, choose_layout, layout_arguments, register_uncompiled
+from echo_core.attention import ROWS, ROWS_UNCOMPILED, choose_layout, register_uncompiled
 from echo_core.batches import Batch, to_device
 from echo_core.beginnings import Beginning
 from echo_core.budget import Widths, choose_budget
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, ModelError
 from echo_core.fp8 import check_exact_enough, check_fp8, quantize_linear
+from echo_core.layout import layout_arguments
 from echo_core.packed_weights import pack_weights, unpack_weights
 from echo_core.pruning import DISTINCT, POOLED, WORTH, Pruning
 from echo_core.readout import ReadOut
+from echo_core.settings import exact_attention, long_rows_from, sliding_window_of
 
 log = logging.getLogger("echo_core")
 
@@ -49,7 +51,7 @@ class Decoder:
         self._readout = ReadOut(self._model, self._settings, config.layers, config.prepend_layers)
         self.vocabulary: int = self._settings.vocab_size
         self.max_positions: int | None = getattr(self._settings, "max_position_embeddings", None)
-        self.sliding_window: int | None = getattr(self._settings, "sliding_window", None) if _slides(self._settings) else None
+        self.sliding_window = sliding_window_of(self._settings)
         self.width: int = self._probe()
         self.layout = choose_layout(self._model, self.forward, runtime.attention)
         self.long_from = long_rows_from(self._settings)
@@ -224,12 +226,6 @@ def _load(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     return getattr(model, "language_model", model).eval()  # of a vision-language model, the language part
 
 
-def exact_attention(config: Any) -> str | None:
-    """The attention to ask transformers for; None: its choice. Soft caps (Gemma 2) are silently left out by its sdpa up to some version of 5."""
-    settings = config.get_text_config(decoder=True)
-    return "eager" if getattr(settings, "attn_logit_softcapping", None) is not None else None
-
-
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Without transformers' report of unexpected keys (the LM head, which is left out on purpose) and its bar for each load."""
@@ -244,15 +240,3 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-def long_rows_from(settings: Any) -> int | None:
-    """Tokens from which on a row's positions, and with them those of all rows in its batch, are rotated by other factors ("longrope", Phi 3)."""
-    rope = getattr(settings, "rope_parameters", None) or {}
-    return int(rope["original_max_position_embeddings"]) + 1 if rope.get("rope_type") == "longrope" else None
-
-
-def _slides(settings: Any) -> bool:
-    """True if any layer attends within a sliding window only."""
-    kinds = getattr(settings, "layer_types", None)
-    return any("sliding" in kind for kind in kinds) if kinds else bool(getattr(settings, "use_sliding_window", True))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from echo_core.attention import Forward, choose_layout
-from echo_core.model import exact_attention
+from echo_core.settings import exact_attention
 
 _lock = threading.Lock()
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from echo_core.batches import Batch, group_rows, to_device
 from echo_core.budget import Widths, choose_budget
 from echo_core.errors import NotFiniteError
-from echo_core.model import long_rows_from
 from echo_core.runner import Runner
+from echo_core.settings import long_rows_from
 from echo_core.tokens import Row
 from echo_core.vectors import first_not_finite, join_spans
 from echo_sentence_transformers.rows import Plan

@@ -8,8 +8,9 @@ from typing import Any
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
-from echo_core.attention import layout_arguments, register_attention
+from echo_core.attention import register_attention
 from echo_core.beginnings import Beginning
+from echo_core.layout import layout_arguments
 from echo_sentence_transformers.attention import RowAttention
 from echo_sentence_transformers.layers import tap_layer
 from echo_sentence_transformers.rows import INPUT

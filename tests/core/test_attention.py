@@ -12,10 +12,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.attention import ROWS, attend_rows, choose_layout, layout_arguments
+from echo_core.attention import ROWS, attend_rows, choose_layout
 from echo_core.batches import pack_rows, pad_rows, round_up
 from echo_core.beginnings import Beginning, shared_tokens
 from echo_core.errors import ModelError
+from echo_core.layout import layout_arguments
 from echo_core.model import Decoder
 from echo_core.runner import load_runner
 from echo_core.tokens import Row, Span
@@ -203,6 +204,11 @@ def varlen_by_its_documentation(query, key, value, cu_seq_q, cu_seq_k, max_q, ma
     return torch.cat(attended)
 
 
+def as_on_cuda(monkeypatch):
+    for module in ("attention", "layout"):
+        monkeypatch.setattr(f"echo_core.{module}.by_varlen", lambda device: True)
+
+
 @pytest.mark.parametrize("window", [None, 3, 12])
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize(("lengths", "shared"), [([5, 1, 17], 0), ([5, 1, 17], 4), ([5, 1], 20), ([33, 8, 8, 2], 9)])
@@ -214,7 +220,7 @@ def test_the_arguments_of_varlen_attention_say_what_the_cpu_computes(lengths, sh
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, count, tokens, 8) for count in (heads, 2, 2))
     expected, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout)
-    monkeypatch.setattr("echo_core.attention._by_varlen", lambda device: True)
+    as_on_cuda(monkeypatch)
     ours, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout_arguments(lengths, CPU, shared))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
@@ -230,7 +236,7 @@ def test_varlen_attention_sees_a_kept_beginning_before_each_row(lengths, shared,
     beginning.filled = True
     own = [states[:, :, shared:] for states in whole]
     on_cpu, _ = attend_rows(layer, *own, None, sliding_window=window, **layout_arguments(lengths, CPU, shared, beginning=beginning))
-    monkeypatch.setattr("echo_core.attention._by_varlen", lambda device: True)
+    as_on_cuda(monkeypatch)
     layout = layout_arguments(lengths, CPU, shared, beginning=beginning)
     assert layout["position_ids"].shape[1] == sum(lengths)
     ours, _ = attend_rows(layer, *own, None, sliding_window=window, **layout)

@@ -1,0 +1,24 @@
+"""What a model's config tells of its attention: windows, soft caps, and positions that are rotated otherwise in long rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def exact_attention(config: Any) -> str | None:
+    """The attention to ask transformers for; None: its choice. Soft caps (Gemma 2) are silently left out by its sdpa up to some version of 5."""
+    settings = config.get_text_config(decoder=True)
+    return "eager" if getattr(settings, "attn_logit_softcapping", None) is not None else None
+
+
+def sliding_window_of(settings: Any) -> int | None:
+    """Tokens that a token sees in those layers that slide; None: all."""
+    kinds = getattr(settings, "layer_types", None)
+    slides = any("sliding" in kind for kind in kinds) if kinds else bool(getattr(settings, "use_sliding_window", True))
+    return getattr(settings, "sliding_window", None) if slides else None
+
+
+def long_rows_from(settings: Any) -> int | None:
+    """Tokens from which on a row's positions, and with them those of all rows in its batch, are rotated by other factors ("longrope", Phi 3)."""
+    rope = getattr(settings, "rope_parameters", None) or {}
+    return int(rope["original_max_position_embeddings"]) + 1 if rope.get("rope_type") == "longrope" else None
