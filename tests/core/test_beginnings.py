@@ -230,23 +230,22 @@ def test_callers_with_beginnings_of_their_own_each_get_their_vectors(tiny_llama:
     assert not failures
 
 
+@pytest.fixture(scope="module")
+def packed_and_padded(model_folder) -> tuple[Runner, Runner]:
+    return runner_of(model_folder("qwen3")), runner_of(model_folder("qwen3"), "padded")
+
+
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 70), st.sampled_from([0, 90]), st.lists(st.integers(2, 30), min_size=1, max_size=4)), min_size=1, max_size=6)
+    batches=st.lists(
+        st.tuples(st.integers(0, 70), st.sampled_from([0, 90]), st.lists(st.integers(2, 30), min_size=1, max_size=4)), min_size=1, max_size=6
+    )
 )
-def test_whatever_came_before_a_batch_gets_what_it_gets_first(batches: list[tuple[int, int, list[int]]]):
-    runner, plain = RUNNERS()
+def test_whatever_came_before_a_batch_gets_what_it_gets_first(packed_and_padded, batches: list[tuple[int, int, list[int]]]):
+    runner, plain = packed_and_padded
     for begin, first, lengths in batches:
         rows = rows_of(begin, tuple(lengths), first)
         torch.testing.assert_close(runner.run(rows), one_by_one(plain, rows), atol=1e-4, rtol=1e-4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _runners(model_folder):
-    """For the property test, which takes no fixtures."""
-    global RUNNERS
-    pair = (runner_of(model_folder("qwen3")), runner_of(model_folder("qwen3"), "padded"))
-    RUNNERS = lambda: pair  # noqa: E731
 
 
 @given(st.lists(st.integers(0, 3), max_size=8), st.lists(st.integers(0, 3), max_size=8))
