@@ -32,4 +32,4 @@ def padding_sorted(lengths: Sequence[int], rows: int) -> float:
 def tokens_laid_out(runner: Runner[Decoder], rows: Sequence[Row]) -> int:
     """Tokens that our encoder runs for these rows, padding included, what a batch's rows share counted once."""
     batches = [[rows[i] for i in batch] for batch in group_rows(rows, runner.budget, runner.packed)]
-    return sum(runner._lay_out(batch).ids.numel() for batch in batches)
+    return sum(runner._lay_out(batch, runner._beginning_of(batch)).ids.numel() for batch in batches)

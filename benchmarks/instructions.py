@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from setting import MAX_TOKENS, Setting, echo_encoder
+from setting import Setting, echo_encoder
 from timing import in_turns
 from workloads import chunks, queries, sample_words
 
-from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core import EchoEncoder
 from echo_core.beginnings import Beginnings
 
 WORDS = (20, 100, 500, 2000)
@@ -31,12 +32,11 @@ def instruction_cost(setting: Setting, counts: Sequence[int] = WORDS, texts: int
     found: dict[str, Any] = {}
     for count in counts:
         instruction = " ".join(sample_words(count, seed=9))
-        config = EchoConfig(str(setting.folder), document_template=TEMPLATE, instruction=instruction, max_tokens=MAX_TOKENS)
-        kept, again = (EchoEncoder(config, Runtime(device=setting.device, dtype=setting.dtype)) for _ in range(2))
+        kept, again = (echo_encoder(setting, TEMPLATE, instruction=instruction) for _ in range(2))
         again._runner._beginnings = Beginnings(allowed=False)
         for name, call in calls.items():
             ways = {"kept": kept, "in each batch": again, "left out": bare}
-            timings = in_turns({way: lambda call=call, encoder=encoder: call(encoder) for way, encoder in ways.items()}, setting.repeats)
+            timings = in_turns({way: partial(call, encoder) for way, encoder in ways.items()}, setting.repeats)
             gain = statistics.median(slow / quick for slow, quick in zip(timings["in each batch"].wall, timings["kept"].wall, strict=True))
             seconds = {way: timing.median() for way, timing in timings.items()}
             found.setdefault(f"{count} words", {})[name] = {"seconds": seconds, "times as fast": gain}

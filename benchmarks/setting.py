@@ -23,7 +23,9 @@ class Setting:
     peak: float  # FLOP/s of matrix products
 
 
-def echo_encoder(setting: Setting, template: str = "echo", compiled: bool = False, max_tokens: int = MAX_TOKENS) -> EchoEncoder:
+def echo_encoder(
+    setting: Setting, template: str = "echo", compiled: bool = False, max_tokens: int = MAX_TOKENS, instruction: str | None = None
+) -> EchoEncoder:
     """Our encoder on a setting's model."""
-    config = EchoConfig(str(setting.folder), query_template=template, document_template=template, max_tokens=max_tokens)
+    config = EchoConfig(str(setting.folder), query_template=template, document_template=template, max_tokens=max_tokens, instruction=instruction)
     return EchoEncoder(config, Runtime(device=setting.device, dtype=setting.dtype, compile=compiled))

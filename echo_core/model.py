@@ -55,7 +55,7 @@ class Decoder:
         self.width: int = self._probe()
         self.layout = choose_layout(self._model, self.forward, runtime.attention)
         self.long_from = long_rows_from(self._settings)
-        self.keeps = not runtime.compile and self.long_from is None  # code would be compiled for each beginning; keys of long rows are others
+        self.keeps = not runtime.compile  # code would be compiled for each beginning
         if runtime.dtype == "fp8":
             self._quantize()
         elif self.device.type == "cpu" and not runtime.compile:  # torch's compiler cannot trace packed weights

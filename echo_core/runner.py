@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from echo_core.allocator import keep_freed_memory
 from echo_core.batches import Batch, BatchSize, pack_rows, pad_rows, round_up
-from echo_core.beginnings import Beginnings, beginning_of, likely_beginning, shared_tokens
+from echo_core.beginnings import Beginnings, Ids, beginning_of, likely_beginning
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ModelError
 from echo_core.model import Decoder
@@ -36,7 +35,7 @@ class Layers(Protocol):
 
     @property
     def keeps(self) -> bool:
-        """Whether ``states`` takes batches with a ``beginning``."""
+        """Whether ``states`` takes batches with a ``beginning``, at the layout "packed"."""
 
     @property
     def long_from(self) -> int | None:
@@ -60,7 +59,7 @@ class Runner(Generic[Model]):
         self.decoder, self._pooling, self._knob = decoder, pooling, knob
         self.budget = token_budget or decoder.choose_budget()
         self.packed = decoder.layout == "packed"
-        self._beginnings = Beginnings(decoder.keeps)
+        self._beginnings = Beginnings(decoder.keeps and decoder.long_from is None)  # the keys of long rows are others
         if decoder.device.type == "cpu":
             keep_freed_memory()
 
@@ -70,15 +69,15 @@ class Runner(Generic[Model]):
         Raises:
             ModelError: a single row does not fit into the device's memory.
         """
-        long = [len(row.ids) >= (self.decoder.long_from or sys.maxsize) for row in rows]
-        if len(set(long)) > 1:
-            return self._run_apart(rows, long)
-        shared = shared_tokens(rows) if self.packed else 0
-        tokens = BatchSize(self.packed).with_rows([len(row.ids) for row in rows], shared).tokens
+        limit = self.decoder.long_from
+        if limit and len({len(row.ids) >= limit for row in rows}) > 1:
+            return self._run_apart(rows, limit)
+        ids = self._beginning_of(rows)
+        tokens = BatchSize(self.packed).with_rows([len(row.ids) for row in rows], len(ids) if len(rows) > 1 else 0).tokens
         if len(rows) > 1 and tokens > self.budget:  # planned before the memory ran out
             return self._run_halves(rows)
         try:
-            return self._run_batch(rows)
+            return self._run_batch(rows, ids)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1 and not self._beginnings.any():
                 problem = f"a row of {tokens} tokens must fit into the memory of {self.decoder.device}"
@@ -89,32 +88,35 @@ class Runner(Generic[Model]):
         self._halve_budget(tokens)
         return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
 
-    def _run_batch(self, rows: Sequence[Row]) -> Tensor:
-        batch = self._lay_out(rows)
+    def _run_batch(self, rows: Sequence[Row], ids: Ids) -> Tensor:
+        batch = self._lay_out(rows, ids)
         pooled = pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
         if batch.beginning:
             self._beginnings.keep(batch.beginning)
         return pooled
 
-    def _lay_out(self, rows: Sequence[Row]) -> Batch:
-        """Rows end to end if the model can, without what is kept of their beginning, else with it once; on a CPU the tokens rounded up.
+    def _beginning_of(self, rows: Sequence[Row]) -> Ids:
+        """What they begin with, for ``_lay_out``; of a row alone, what others to come will begin with too."""
+        return beginning_of(rows) if len(rows) > 1 else likely_beginning(rows[0])
+
+    def _lay_out(self, rows: Sequence[Row], ids: Ids) -> Batch:
+        """Rows end to end if the model can, without what is kept of their beginning ``ids``, else with it once; on a CPU the tokens rounded up.
 
         Rounding fills behind the last row, at position 0: a longer row could end beyond the model's positions.
         """
         if not self.packed:
             return pad_rows(rows)
-        ids = beginning_of(rows) if len(rows) > 1 else likely_beginning(rows[0])
         beginning, shared = self._beginnings.find(ids, len(rows))
         on_cpu, alone = self.decoder.device.type == "cpu", len(rows) == 1 and beginning is None
         if on_cpu and alone and len(rows[0].ids) == round_up(len(rows[0].ids)):  # as it is; saves a query a tenth of a millisecond
             return pad_rows(rows)
         return pack_rows(rows, 0 if alone else shared, rounded=on_cpu, beginning=beginning)
 
-    def _run_apart(self, rows: Sequence[Row], long: Sequence[bool]) -> Tensor:
-        """Long rows and the others as batches of their own."""
-        order = sorted(range(len(rows)), key=lambda i: long[i])
-        short = long.count(False)
-        pooled = torch.cat([self.run([rows[i] for i in part]) for part in (order[:short], order[short:])])
+    def _run_apart(self, rows: Sequence[Row], limit: int) -> Tensor:
+        """Rows from so many tokens on and the others as batches of their own."""
+        parts = [[i for i, row in enumerate(rows) if (len(row.ids) >= limit) is long] for long in (False, True)]
+        order = [i for part in parts for i in part]
+        pooled = torch.cat([self.run([rows[i] for i in part]) for part in parts])
         vectors = torch.split(pooled, [len(rows[i].spans) for i in order])
         return torch.cat([vectors[place] for place in sorted(range(len(rows)), key=order.__getitem__)])
 

@@ -40,7 +40,7 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
     vectors = torch.zeros(len(plan.numbers), pooling.get_embedding_dimension(), device=device)
     if plan.kept:
         long_from = long_rows_from(transformer.model.config.get_text_config(decoder=True))
-        states = _States(transformer, device, transformer.choose_layout(), long_from, keeps=long_from is None)
+        states = _States(transformer, device, transformer.choose_layout(), long_from)
         runner = Runner(states, pooling.pooling, budget, knob="model.token_budget")
         pooled = _pool_distinct(runner, plan.rows)[:, : pooling.dimension]
         if len(plan.rows) != len(plan.kept):
@@ -77,7 +77,7 @@ class _States:
     device: torch.device
     layout: str
     long_from: int | None
-    keeps: bool
+    keeps: bool = True
 
     def states(self, batch: Batch) -> Tensor:
         return self.transformer.states(to_device(batch.ids, self.device), batch.lengths, batch.shared, batch.beginning).flatten(0, 1)

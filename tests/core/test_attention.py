@@ -147,7 +147,7 @@ def end_to_end(runner, lengths, begin=0):
 
 
 def lay_out(runner, rows):
-    return runner._lay_out(rows)
+    return runner._lay_out(rows, runner._beginning_of(rows))
 
 
 @pytest.mark.parametrize("begin", [9, 80])
