@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from shapes import Shape
 
-from echo_core.batches import group_rows
-from echo_core.model import Decoder
-from echo_core.runner import Runner
-from echo_core.tokens import Row
+from echo_core.engine.batches import group_rows
+from echo_core.engine.decoder import Decoder
+from echo_core.engine.runner import Runner
+from echo_core.text.rows import Row
 
 
 def forward_flops(shape: Shape, lengths: Sequence[int]) -> float:
@@ -32,4 +32,4 @@ def padding_sorted(lengths: Sequence[int], rows: int) -> float:
 def tokens_laid_out(runner: Runner[Decoder], rows: Sequence[Row]) -> int:
     """Tokens that our encoder runs for these rows, padding included, what a batch's rows share counted once."""
     batches = [[rows[i] for i in batch] for batch in group_rows(rows, runner.budget, runner.packed)]
-    return sum(runner._lay_out(batch, runner._beginning_of(batch)).ids.numel() for batch in batches)
+    return sum(runner._lay_out(batch, runner._prefix_of(batch)).ids.numel() for batch in batches)

@@ -27,7 +27,9 @@ def corpus_growth(setting: Setting, make: Callable[[int, int], list[str]], most:
         started = time.perf_counter()
         for _ in encoder.iter_documents(islice(_stream(make), texts)):
             pass
-        points.append({"texts": texts, "seconds_per_text": (time.perf_counter() - started) / texts, "peak_mib": _peak_mib()})
+        points.append(
+            {"texts": texts, "seconds_per_text": (time.perf_counter() - started) / texts, "peak_mib": _peak_mib()}
+        )
     return points
 
 
@@ -47,14 +49,22 @@ def _peak_mib() -> float:
 
 def length_growth(setting: Setting, texts: int, repeats: int) -> list[dict[str, Any]]:
     """Seconds a text of n tokens a saying, echo and classical, beside what 2n linear and 4n² attention would give from the shortest rows' rate."""
-    echo, classical = (echo_encoder(setting, template, max_tokens=2 * LENGTHS[-1]) for template in ("echo", "classical"))
+    echo, classical = (
+        echo_encoder(setting, template, max_tokens=2 * LENGTHS[-1]) for template in ("echo", "classical")
+    )
     points = []
     for length in LENGTHS:
         said = texts_of(np.full(texts, length), seed=length)
         timings = in_turns(
-            {"echo": lambda said=said: echo.encode_documents(said), "classical": lambda said=said: classical.encode_documents(said)}, repeats
+            {
+                "echo": lambda said=said: echo.encode_documents(said),
+                "classical": lambda said=said: classical.encode_documents(said),
+            },
+            repeats,
         )
         rows = [len(row.ids) for row in echo._pipelines["document"].prompts.tokenise(said, {}).rows]
         flops = forward_flops(SHAPES[setting.shape], rows) / texts
-        points.append({"tokens": length, "flops": flops, **{name: timing.median() / texts for name, timing in timings.items()}})
+        points.append(
+            {"tokens": length, "flops": flops, **{name: timing.median() / texts for name, timing in timings.items()}}
+        )
     return points

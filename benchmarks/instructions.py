@@ -12,7 +12,7 @@ from timing import in_turns
 from workloads import chunks, queries, sample_words
 
 from echo_core import EchoEncoder
-from echo_core.beginnings import Beginnings
+from echo_core.engine.prefix_cache import PrefixCache
 
 WORDS = (20, 100, 500, 2000)
 TEMPLATE = "{instruction} Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]"
@@ -33,11 +33,13 @@ def instruction_cost(setting: Setting, counts: Sequence[int] = WORDS, texts: int
     for count in counts:
         instruction = " ".join(sample_words(count, seed=9))
         kept, again = (echo_encoder(setting, TEMPLATE, instruction=instruction) for _ in range(2))
-        again._runner._beginnings = Beginnings(allowed=False)
+        again._engine.runner._prefix_cache = PrefixCache(allowed=False)
         for name, call in calls.items():
             ways = {"kept": kept, "in each batch": again, "left out": bare}
             timings = in_turns({way: partial(call, encoder) for way, encoder in ways.items()}, setting.repeats)
-            gain = statistics.median(slow / quick for slow, quick in zip(timings["in each batch"].wall, timings["kept"].wall, strict=True))
+            gain = statistics.median(
+                slow / quick for slow, quick in zip(timings["in each batch"].wall, timings["kept"].wall, strict=True)
+            )
             seconds = {way: timing.median() for way, timing in timings.items()}
             found.setdefault(f"{count} words", {})[name] = {"seconds": seconds, "times as fast": gain}
     return found
@@ -48,4 +50,6 @@ def print_instructions(key: str, found: dict[str, Any]) -> None:
     for words, calls in found.items():
         for name, figures in calls.items():
             seconds = ", ".join(f"{way} {value:.3f} s" for way, value in figures["seconds"].items())
-            print(f"{key}: {words}, {name}: {seconds}; kept is {figures['times as fast']:.2f}× as fast as in each batch")
+            print(
+                f"{key}: {words}, {name}: {seconds}; kept is {figures['times as fast']:.2f}× as fast as in each batch"
+            )

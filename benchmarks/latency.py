@@ -17,7 +17,7 @@ from torch import Tensor
 from workloads import queries
 
 from echo_core import EchoEncoder
-from echo_core.batches import Batch
+from echo_core.engine.batches import Batch
 
 CALLERS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -27,7 +27,7 @@ def single_query(encoder: EchoEncoder, repeats: int) -> dict[str, Any]:
 
     Timed within the same call: a forward pass from here would run in another thread than the query's, whose OpenMP threads would hinder each other.
     """
-    text, decoder = queries(1), encoder._runner.decoder
+    text, decoder = queries(1), encoder._engine.runner.decoder
     run, inside = decoder.states, []
 
     def states(batch: Batch) -> Tensor:
@@ -45,14 +45,21 @@ def single_query(encoder: EchoEncoder, repeats: int) -> dict[str, Any]:
         del vars(decoder)["states"]
     forward = inside[-repeats:]
     over = statistics.median(whole - part for whole, part in zip(wall, forward, strict=True))
-    return {"query": _spread(wall), "forward": _spread(forward), "overhead_ms": 1000 * over, "overhead_share": over / statistics.median(forward)}
+    return {
+        "query": _spread(wall),
+        "forward": _spread(forward),
+        "overhead_ms": 1000 * over,
+        "overhead_share": over / statistics.median(forward),
+    }
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
     return {"p50_ms": 1000 * percentile(seconds, 50), "p99_ms": 1000 * percentile(seconds, 99)}
 
 
-def concurrent_callers(encoder: EchoEncoder, seconds: float, counts: tuple[int, ...] = CALLERS) -> list[dict[str, float]]:
+def concurrent_callers(
+    encoder: EchoEncoder, seconds: float, counts: tuple[int, ...] = CALLERS
+) -> list[dict[str, float]]:
     """For each number of callers in threads, each asking one query after the other: queries a second, p50 and p99 of the wait."""
     encoder.encode_queries(queries(8))
     return [_callers(encoder, count, seconds) for count in counts]

@@ -15,7 +15,7 @@ import torch
 from timing import best_seconds
 from torch import nn
 
-from echo_core.packed_weights import PackedLinear
+from echo_core.engine.speedups.packed_weights import PackedLinear
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy")
 
@@ -42,9 +42,20 @@ def _processor() -> str:
     fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line) if info.exists() else {}
     values = {key.strip(): value.strip() for key, value in fields.items()}
     flags = values.get("flags", "").split()
-    known = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"), ("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags]
+    known = [
+        name
+        for flag, name in (
+            ("amx_bf16", "AMX"),
+            ("avx512_bf16", "AVX512-BF16"),
+            ("avx512f", "AVX-512"),
+            ("avx2", "AVX2"),
+        )
+        if flag in flags
+    ]
     named = [values.get("model name", platform.processor() or platform.machine())]
-    named += [f"family {values['cpu family']} model {values['model']}"] if "cpu family" in values else []  # a name alone may stand for several
+    named += (
+        [f"family {values['cpu family']} model {values['model']}"] if "cpu family" in values else []
+    )  # a name alone may stand for several
     return " ".join([*named, *(f"({name})" for name in known[:1])])
 
 

@@ -31,7 +31,9 @@ def reference_recipe(folder: Path, dtype: torch.dtype, device: str) -> Encode:
         vectors = []
         for start in range(0, len(texts), 32):
             part = texts[start : start + 32]
-            batch = tokenizer([say_twice(text) for text in part], padding=True, return_tensors="pt", return_offsets_mapping=True)
+            batch = tokenizer(
+                [say_twice(text) for text in part], padding=True, return_tensors="pt", return_offsets_mapping=True
+            )
             begins = torch.tensor([len(HEAD) + len(text) + len(MIDDLE) for text in part])
             mask = (batch.pop("offset_mapping")[:, :, 1] > begins[:, None]) & batch["attention_mask"].bool()
             states = model(**batch.to(device)).last_hidden_state
@@ -57,6 +59,8 @@ def sentence_transformers(folder: Path, dtype: torch.dtype, device: str) -> Enco
 
     def encode(texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         said = [say_twice(text)[len(HEAD) :] for text in texts]
-        return model.encode(said, prompt=HEAD, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+        return model.encode(
+            said, prompt=HEAD, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
 
     return encode

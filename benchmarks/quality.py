@@ -47,7 +47,9 @@ def score(system: System, data: EvaluationSet) -> list[Score]:
     return score_rankings(system.rank(data.queries, data.documents), data.relevant)
 
 
-def measure(sets: Sequence[EvaluationSet], base: EchoConfig, names: Sequence[str], trained: str | None, runtime: Runtime) -> Iterator[dict[str, Any]]:
+def measure(
+    sets: Sequence[EvaluationSet], base: EchoConfig, names: Sequence[str], trained: str | None, runtime: Runtime
+) -> Iterator[dict[str, Any]]:
     """One record for each system, set and metric, as soon as it is known."""
     yardsticks: dict[str, System] = {"words (BM25, TF-IDF)": Words()}
     try:
@@ -71,9 +73,19 @@ def _records(name: str, data: EvaluationSet, system: System, started: float) -> 
     scores = score(system, data)
     seconds = round(time.perf_counter() - started, 1)
     for one in scores:
-        print(f"{data.name:20} {name:40} {one.metric:10} {one.value:6.2f}  [{one.low:.2f}, {one.high:.2f}]  {seconds:.0f} s", flush=True)
+        print(
+            f"{data.name:20} {name:40} {one.metric:10} {one.value:6.2f}  [{one.low:.2f}, {one.high:.2f}]  {seconds:.0f} s",
+            flush=True,
+        )
         size = {"documents": len(data.documents)} if isinstance(data, RetrievalSet) else {}
-        yield {"set": data.name, "kind": type(data).__name__, **size, "system": name, **dataclasses.asdict(one), "seconds": seconds}
+        yield {
+            "set": data.name,
+            "kind": type(data).__name__,
+            **size,
+            "system": name,
+            **dataclasses.asdict(one),
+            "seconds": seconds,
+        }
 
 
 def describe_run(arguments: argparse.Namespace, base: EchoConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -99,13 +111,32 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", help="a name on the Hub or a folder; default: the embedded model")
     parser.add_argument("--configurations", nargs="*", help=f"of: {'; '.join(CONFIGURATIONS)}; default: all")
     parser.add_argument("--baselines", action="store_true", help="only echo, classical, PromptEOL and the controls")
-    parser.add_argument("--trained", default=TRAINED, help=f"the sentence-transformers model to stand beside; '' for none; default {TRAINED}")
-    parser.add_argument("--tune", type=float, metavar="SECONDS", help="instead of a list of configurations: let echo_core.tune choose, on each set")
-    parser.add_argument("--limit", type=int, help="at most so many pairs, queries or texts of a set (retrieval gets easier: fewer documents)")
+    parser.add_argument(
+        "--trained",
+        default=TRAINED,
+        help=f"the sentence-transformers model to stand beside; '' for none; default {TRAINED}",
+    )
+    parser.add_argument(
+        "--tune",
+        type=float,
+        metavar="SECONDS",
+        help="instead of a list of configurations: let echo_core.tune choose, on each set",
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="at most so many pairs, queries or texts of a set (retrieval gets easier: fewer documents)",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
-    parser.add_argument("--table", type=Path, nargs="+", metavar="JSON", help="print the table of earlier results, draw their plot, measure nothing")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="print the table of earlier results, draw their plot, measure nothing",
+    )
     return parser.parse_args(given)
 
 
@@ -131,7 +162,9 @@ def main(given: Sequence[str] | None = None) -> None:
         run[kind].append(record)
         arguments.out.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if space_of(base)["weights"] != run["weights"]:
-        raise SystemExit(f"the model's files were changed while they were measured: {arguments.out} mixes two models; run it again")
+        raise SystemExit(
+            f"the model's files were changed while they were measured: {arguments.out} mixes two models; run it again"
+        )
     quality_report.show([arguments.out])
 
 

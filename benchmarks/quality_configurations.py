@@ -13,7 +13,12 @@ FIT = "fit"  # as a value of "centre": fitted on the set's sample
 _CLASSICAL = {"query_template": "classical", "document_template": "classical"}
 _PROMPTEOL = {"query_template": "prompteol", "document_template": "prompteol", "pooling": "last"}
 _FIRST = {"query_template": FIRST_SAYING, "document_template": FIRST_SAYING}
-_PREPENDING = {"query_template": "prepending", "document_template": "prepending", "pooling": "last", "prepend_layers": 2}
+_PREPENDING = {
+    "query_template": "prepending",
+    "document_template": "prepending",
+    "pooling": "last",
+    "prepend_layers": 2,
+}
 _ECHO_PREPENDING = {"query_template": "echo-prepending", "document_template": "echo-prepending", "prepend_layers": 2}
 
 # Name → fields of EchoConfig that differ from the model's own. Neighbours that differ in filter and centre alone share a pass of the model.
@@ -30,7 +35,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "classical last": {**_CLASSICAL, "pooling": "last"},
     "PromptEOL": _PROMPTEOL,
     "PromptEOL, filter 2": {**_PROMPTEOL, "filter": 2},
-    "PromptEOL, example": {**_PROMPTEOL, "query_template": "prompteol-example", "document_template": "prompteol-example"},
+    "PromptEOL, example": {
+        **_PROMPTEOL,
+        "query_template": "prompteol-example",
+        "document_template": "prompteol-example",
+    },
     "PromptEOL, Token Prepending": _PREPENDING,
     "echo, Token Prepending": _ECHO_PREPENDING,
     "echo, layer -2": {"layer": -2},
@@ -47,5 +56,19 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     f"control: echo mean, {RANDOM}": {},
 }
 
-LONG = ("echo mean", "echo, truncated at 256", "echo, windows of 128", "echo, one window of 450", "echo, chunks said alone", "echo, late chunks")
-BASELINES = ("echo mean", "classical mean", "echo last", "classical last", "PromptEOL", *(n for n in CONFIGURATIONS if n.startswith("control")))
+LONG = (
+    "echo mean",
+    "echo, truncated at 256",
+    "echo, windows of 128",
+    "echo, one window of 450",
+    "echo, chunks said alone",
+    "echo, late chunks",
+)
+BASELINES = (
+    "echo mean",
+    "classical mean",
+    "echo last",
+    "classical last",
+    "PromptEOL",
+    *(n for n in CONFIGURATIONS if n.startswith("control")),
+)

@@ -90,7 +90,12 @@ def find_sets(folder: Path) -> list[EvaluationSet]:
     Raises:
         FileNotFoundError: there is none.
     """
-    found = [one for pattern, reader in READERS.items() for path in sorted(folder.rglob(pattern)) for one in _several(reader(path))]
+    found = [
+        one
+        for pattern, reader in READERS.items()
+        for path in sorted(folder.rglob(pattern))
+        for one in _several(reader(path))
+    ]
     if not found:
         raise FileNotFoundError(f"--data must hold one of {', '.join(READERS)}, got {folder} without any")
     return found
@@ -153,7 +158,12 @@ def read_retrieval(path: Path) -> RetrievalSet:
         if line["score"] > 0 and line["corpus-id"] in places:
             relevant.setdefault(line["query-id"], set()).add(places[line["corpus-id"]])
     judged = [name for name in queries if name in relevant]
-    return RetrievalSet(path.parent.name, [queries[n] for n in judged], list(documents.values()), [frozenset(relevant[n]) for n in judged])
+    return RetrievalSet(
+        path.parent.name,
+        [queries[n] for n in judged],
+        list(documents.values()),
+        [frozenset(relevant[n]) for n in judged],
+    )
 
 
 def read_questions(path: Path) -> RetrievalSet:
@@ -162,7 +172,9 @@ def read_questions(path: Path) -> RetrievalSet:
     places = {file.name: i for i, file in enumerate(files)}
     lines = list(_lines(path))
     relevant = [frozenset([places[line["document"]]]) for line in lines]
-    return RetrievalSet("demo questions", [line["question"] for line in lines], [f.read_text(encoding="utf-8") for f in files], relevant)
+    return RetrievalSet(
+        "demo questions", [line["question"] for line in lines], [f.read_text(encoding="utf-8") for f in files], relevant
+    )
 
 
 def read_triplets(path: Path) -> list[TripletSet]:
@@ -170,12 +182,17 @@ def read_triplets(path: Path) -> list[TripletSet]:
     lines = list(_lines(path))
     names = {"S1": "early half decides", "S2": "late half decides"}
     parts = {name: [line for line in lines if line["structure"] == structure] for structure, name in names.items()}
-    return [TripletSet(name, *([str(line[key]) for line in part] for key in ("query", "positive", "negative"))) for name, part in parts.items()]
+    return [
+        TripletSet(name, *([str(line[key]) for line in part] for key in ("query", "positive", "negative")))
+        for name, part in parts.items()
+    ]
 
 
 def read_labelled(path: Path) -> LabelledSet:
     """``train.csv`` and ``test.csv`` with the columns text and category."""
-    (train, train_labels), (test, test_labels) = (_labelled_rows(path.with_name(name)) for name in ("train.csv", "test.csv"))
+    (train, train_labels), (test, test_labels) = (
+        _labelled_rows(path.with_name(name)) for name in ("train.csv", "test.csv")
+    )
     return LabelledSet(path.parent.name, train, train_labels, test, test_labels)
 
 
@@ -199,7 +216,11 @@ def read_long(path: Path) -> RetrievalSet:
     relevant = []
     for row in rows:
         answers = [(span["start_index"], span["end_index"]) for span in json.loads(row["references"])]
-        hits = {i for i, (stem, a, b) in enumerate(bounds) if stem == row["corpus_id"] and any(x < b and y > a for x, y in answers)}
+        hits = {
+            i
+            for i, (stem, a, b) in enumerate(bounds)
+            if stem == row["corpus_id"] and any(x < b and y > a for x, y in answers)
+        }
         relevant.append(frozenset(hits))
     kept = [i for i, hits in enumerate(relevant) if hits]
     return RetrievalSet("long documents", [rows[i]["question"] for i in kept], documents, [relevant[i] for i in kept])

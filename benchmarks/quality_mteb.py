@@ -36,7 +36,9 @@ def read_task(task: Any) -> EvaluationSet:
             if hasattr(task, "convert_v1_dataset_format_to_v2"):
                 task.convert_v1_dataset_format_to_v2(num_proc=None)
             return reader(task, task.eval_splits[0])
-    raise ValueError(f"--mteb must name tasks of STS, retrieval or classification, got {task.metadata.name} of {task.metadata.type}")
+    raise ValueError(
+        f"--mteb must name tasks of STS, retrieval or classification, got {task.metadata.name} of {task.metadata.type}"
+    )
 
 
 def _read_sts(task: Any, split: str) -> PairSet:
@@ -52,17 +54,25 @@ def _read_retrieval(task: Any, split: str) -> RetrievalSet:
     places = {name: i for i, name in enumerate(documents)}
     judged = data["relevant_docs"]
     relevant = {
-        query: frozenset(places[d] for d, score in judged.get(query, {}).items() if score > 0 and d in places) for query in data["queries"]["id"]
+        query: frozenset(places[d] for d, score in judged.get(query, {}).items() if score > 0 and d in places)
+        for query in data["queries"]["id"]
     }
     texts = dict(zip(data["queries"]["id"], data["queries"]["text"], strict=True))
     kept = [query for query in texts if relevant[query]]
-    return RetrievalSet(task.metadata.name, [texts[q] for q in kept], list(documents.values()), [relevant[q] for q in kept])
+    return RetrievalSet(
+        task.metadata.name, [texts[q] for q in kept], list(documents.values()), [relevant[q] for q in kept]
+    )
 
 
 def _read_classification(task: Any, split: str) -> LabelledSet:
     data = _subset(task)
-    texts, labels = ([list(data[part][column]) for part in (task.train_split, split)] for column in (task.input_column_name, task.label_column_name))
-    return LabelledSet(task.metadata.name, texts[0], [str(label) for label in labels[0]], texts[1], [str(label) for label in labels[1]])
+    texts, labels = (
+        [list(data[part][column]) for part in (task.train_split, split)]
+        for column in (task.input_column_name, task.label_column_name)
+    )
+    return LabelledSet(
+        task.metadata.name, texts[0], [str(label) for label in labels[0]], texts[1], [str(label) for label in labels[1]]
+    )
 
 
 def _subset(task: Any) -> Any:

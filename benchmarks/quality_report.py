@@ -9,7 +9,13 @@ from typing import Any
 
 import quality_tune
 
-SHOWN = ("Spearman", "nDCG@10", "accuracy", "nearer", "first")  # one column a set: the first of these that it has, and for demo questions "first"
+SHOWN = (
+    "Spearman",
+    "nDCG@10",
+    "accuracy",
+    "nearer",
+    "first",
+)  # one column a set: the first of these that it has, and for demo questions "first"
 FIRST_ONLY = "demo questions"
 
 
@@ -51,7 +57,11 @@ def _cell(records: dict[str, dict[str, Any]], system: str, run: dict[str, Any]) 
     if system not in records:
         return ""
     record = records[system]
-    rivals = {name: r["value"] for name, r in records.items() if name in run["configurations"] and not name.startswith("control")}
+    rivals = {
+        name: r["value"]
+        for name, r in records.items()
+        if name in run["configurations"] and not name.startswith("control")
+    }
     text = f"{record['value']:.1f} ± {(record['high'] - record['low']) / 2:.1f}"
     return f"**{text}**" if system in rivals and record["value"] == max(rivals.values()) else text
 
@@ -69,13 +79,22 @@ def plot(run: dict[str, Any], path: Path) -> Path:
 
     cells = columns(run)
     systems = list(dict.fromkeys(record["system"] for record in run["results"]))[::-1]
-    figure, axes = pyplot.subplots(1, len(cells), figsize=(3 + 2.4 * len(cells), 1 + 0.28 * len(systems)), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(cells), figsize=(3 + 2.4 * len(cells), 1 + 0.28 * len(systems)), sharey=True, squeeze=False
+    )
     for axis, ((name, metric), records) in zip(axes[0], cells.items(), strict=True):
         for place, system in enumerate(systems):
             if system in records:
                 r = records[system]
                 colour = "tab:blue" if system in run["configurations"] else "tab:grey"
-                axis.errorbar(r["value"], place, xerr=[[r["value"] - r["low"]], [r["high"] - r["value"]]], fmt="o", color=colour, markersize=4)
+                axis.errorbar(
+                    r["value"],
+                    place,
+                    xerr=[[r["value"] - r["low"]], [r["high"] - r["value"]]],
+                    fmt="o",
+                    color=colour,
+                    markersize=4,
+                )
         axis.set_title(f"{name}\n{metric} × 100", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(systems)), systems, fontsize=8)

@@ -53,7 +53,9 @@ def score_triplets(similarities: NDArray[np.floating]) -> list[Score]:
     return [_bootstrap_mean("nearer", (positive > negative) + 0.5 * (positive == negative))]
 
 
-def score_classifier(train: NDArray, train_labels: Sequence[str], test: NDArray, test_labels: Sequence[str]) -> list[Score]:
+def score_classifier(
+    train: NDArray, train_labels: Sequence[str], test: NDArray, test_labels: Sequence[str]
+) -> list[Score]:
     """Accuracy of a logistic regression on the vectors."""
     model = make_pipeline(MaxAbsScaler(), LogisticRegression(C=10, max_iter=100))
     predicted = model.fit(train, train_labels).predict(test)

@@ -17,9 +17,9 @@ from quality_configurations import CONFIGURATIONS, FIT, LATE
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.checkpoint import find_checkpoint
-from echo_core.head import filter_basis
-from echo_core.vectors import finish, mean_direction
+from echo_core.identity.checkpoint import find_checkpoint
+from echo_core.methods.embed_filter import filter_basis
+from echo_core.methods.finish import finish, mean_direction
 
 CHUNK_WORDS = 80
 FITTED_ON = 300  # texts of a set's sample
@@ -48,7 +48,9 @@ class Words:
 
     def rank(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.floating]:
         """BM25 as a product of query counts and document weights."""
-        counter = CountVectorizer(token_pattern=r"\w+", stop_words="english")  # measured: nDCG@10 on Cranfield .378 with, .360 without
+        counter = CountVectorizer(
+            token_pattern=r"\w+", stop_words="english"
+        )  # measured: nDCG@10 on Cranfield .378 with, .360 without
         counts = counter.fit_transform(documents).tocsr().astype(float)
         lengths = np.asarray(counts.sum(axis=1)).ravel()
         frequency = np.bincount(counts.indices, minlength=counts.shape[1])
@@ -155,9 +157,13 @@ class Chunked(Echo):
         """The best cosine with a chunk of each document."""
         ranges = [chunk_ranges(document) for document in documents]
         if self._late:
-            pooled = np.concatenate([self._states.chunks(document, parts) for document, parts in zip(documents, ranges, strict=True)])
+            pooled = np.concatenate(
+                [self._states.chunks(document, parts) for document, parts in zip(documents, ranges, strict=True)]
+            )
         else:
-            pooled = self._states.of([text[a:b] for text, parts in zip(documents, ranges, strict=True) for a, b in parts], "document")
+            pooled = self._states.of(
+                [text[a:b] for text, parts in zip(documents, ranges, strict=True) for a, b in parts], "document"
+            )
         scores = self.queries(queries) @ finish(pooled, self._config, self._basis).T
         starts = np.cumsum([0, *(len(parts) for parts in ranges[:-1])])
         return np.asarray(np.maximum.reduceat(scores, starts, axis=1))
@@ -205,7 +211,9 @@ def random_model(base: EchoConfig) -> Iterator[EchoConfig]:
     source = find_checkpoint(base)
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, local_files_only=True)).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, local_files_only=True)).save_pretrained(
+            folder
+        )
         for path in source.iterdir():
             if re.match(r"tokenizer|vocab|merges|special_tokens", path.name):
                 shutil.copyfile(path, Path(folder) / path.name)

@@ -24,7 +24,10 @@ def tuning_sample(data: PairSet | RetrievalSet | LabelledSet) -> list[tuple[str,
     if isinstance(data, PairSet):
         return list(zip(data.left, data.right, data.gold, strict=True))
     if isinstance(data, LabelledSet):
-        asked, answers = (dict(zip(labels, texts, strict=True)) for labels, texts in ((data.test_labels, data.test), (data.train_labels, data.train)))
+        asked, answers = (
+            dict(zip(labels, texts, strict=True))
+            for labels, texts in ((data.test_labels, data.test), (data.train_labels, data.train))
+        )
         return [(asked[label], answers[label]) for label in sorted(asked.keys() & answers.keys())]
     return [(query, data.documents[min(right)]) for query, right in zip(data.queries, data.relevant, strict=True)]
 
@@ -32,7 +35,10 @@ def tuning_sample(data: PairSet | RetrievalSet | LabelledSet) -> list[tuple[str,
 def describe(name: str, found: Tuning) -> dict[str, Any]:
     """The JSON of a tuning; of a fitted mean direction only that there is one."""
     trials = [
-        {"changes": {key: "fitted" if key == "centre" else value for key, value in trial.changes.items()}, "chosen": trial.config == found.best}
+        {
+            "changes": {key: "fitted" if key == "centre" else value for key, value in trial.changes.items()},
+            "chosen": trial.config == found.best,
+        }
         | {key: round(getattr(trial, key), 2) for key in ("tuning", "held_out", "gain")}
         for trial in found.trials
     ]
@@ -41,9 +47,14 @@ def describe(name: str, found: Tuning) -> dict[str, Any]:
 
 def table(run: dict[str, Any]) -> str:
     """Markdown: for each set the held-out figure of the starting configuration and of the one chosen."""
-    lines = ["| set, metric | starting configuration, held-out half | chosen | chosen, held-out half |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| set, metric | starting configuration, held-out half | chosen | chosen, held-out half |",
+        "| --- | --- | --- | --- |",
+    ]
     for record in run["tuning"]:
         start, chosen = record["trials"][0], next(trial for trial in record["trials"] if trial["chosen"])
         changes = ", ".join(f"{key} {value!r}" for key, value in chosen["changes"].items()) or "nothing changed"
-        lines.append(f"| {record['set']}, {record['metric']} | {start['held_out']:.1f} | {changes} | {chosen['held_out']:.1f} |")
+        lines.append(
+            f"| {record['set']}, {record['metric']} | {start['held_out']:.1f} | {changes} | {chosen['held_out']:.1f} |"
+        )
     return "\n".join(lines)

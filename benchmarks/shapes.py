@@ -74,7 +74,9 @@ def _make_tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=MERGES, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=MERGES, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
     prompt = "Rewrite the following paragraph: The rewritten paragraph: Write a paragraph: Rewrite the sentence: rewritten sentence:"
     backend.train_from_iterator([" ".join(sample_words(200_000)), *[prompt] * 100], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>")

@@ -38,13 +38,20 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     machine = describe_machine(options.device)
-    report: dict[str, Any] = {"throughput": [], **_report_so_far(options, machine), "machine": machine, "quick": options.quick}
+    report: dict[str, Any] = {
+        "throughput": [],
+        **_report_so_far(options, machine),
+        "machine": machine,
+        "quick": options.quick,
+    }
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.models:
             folder = make_checkpoint(name, Path(options.checkpoints or temporary))
             for dtype in options.dtype:
                 peaks = report.setdefault("matmul_peak", {})
-                peak = max(matmul_peak(options.device, getattr(torch, dtype)), peaks.get(dtype, 0.0))  # a busy moment of the host hides it
+                peak = max(
+                    matmul_peak(options.device, getattr(torch, dtype)), peaks.get(dtype, 0.0)
+                )  # a busy moment of the host hides it
                 setting = Setting(name, folder, options.device, dtype, options.compile, options.repeats, peak)
                 peaks[dtype] = peak
                 _measure(setting, options, report)
@@ -58,7 +65,9 @@ def _report_so_far(options: argparse.Namespace, machine: dict[str, Any]) -> dict
     found: dict[str, Any] = json.loads(options.out.read_text())
     there, here = found["machine"]["processor"], machine["processor"]
     if there != here:
-        raise SystemExit(f"--add must go on with the same processor: {options.out} is of {there!r}, this is {here!r}; use another --out")
+        raise SystemExit(
+            f"--add must go on with the same processor: {options.out} is of {there!r}, this is {here!r}; use another --out"
+        )
     return found
 
 
@@ -74,13 +83,17 @@ def _measure(setting: Setting, options: argparse.Namespace, report: dict[str, An
     if "latency" in options.parts:
         encoder = echo_encoder(setting)
         figures = {"single": single_query(encoder, 40 if options.quick else 200)}
-        figures["callers"] = concurrent_callers(encoder, 1.5 if options.quick else 10, (1, 8, 32) if options.quick else (1, 2, 4, 8, 16, 32, 64))
+        figures["callers"] = concurrent_callers(
+            encoder, 1.5 if options.quick else 10, (1, 8, 32) if options.quick else (1, 2, 4, 8, 16, 32, 64)
+        )
         report.setdefault("latency", {})[key] = figures
         print_latency(key, figures)
     if "startup" in options.parts:
         report.setdefault("startup", {})[key] = start_up(setting.folder, 1 if options.quick else 5)
     if "growth" in options.parts:
-        report.setdefault("growth", {})[f"{key}, {options.stream}"] = corpus_growth(setting, WORKLOADS[options.stream], options.texts)
+        report.setdefault("growth", {})[f"{key}, {options.stream}"] = corpus_growth(
+            setting, WORKLOADS[options.stream], options.texts
+        )
     if "length" in options.parts:
         report.setdefault("length", {})[key] = length_growth(setting, 8, options.repeats)
     if "instructions" in options.parts:
@@ -105,7 +118,11 @@ def _measure_throughput(setting: Setting, options: argparse.Namespace, report: d
 
 def _cases(options: argparse.Namespace) -> list[Case]:
     cases = QUICK_CASES if options.quick else CASES
-    return [case for case in cases if case.workload in options.workloads and options.smallest <= case.texts <= options.largest]
+    return [
+        case
+        for case in cases
+        if case.workload in options.workloads and options.smallest <= case.texts <= options.largest
+    ]
 
 
 def _options() -> argparse.Namespace:
@@ -116,16 +133,27 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", default=["chunks", "queries", "mixture", "long"])
     parser.add_argument("--smallest", type=int, default=1, help="texts of the smallest call")
     parser.add_argument("--largest", type=int, default=1000, help="texts of the largest call")
-    parser.add_argument("--rows", type=int, nargs="+", help=f"batch sizes of sentence-transformers, whose default is 32; default: {ST_ROWS}")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        help=f"batch sizes of sentence-transformers, whose default is 32; default: {ST_ROWS}",
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS)
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=["bfloat16", "float32", "float16"])
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--threads", type=int, help="of torch, for all systems; default: all cores")
-    parser.add_argument("--texts", type=int, default=16_000, help="of the growth part; up to a million where there is time")
-    parser.add_argument("--stream", choices=["chunks", "queries"], default="chunks", help="what the growth part's texts are")
+    parser.add_argument(
+        "--texts", type=int, default=16_000, help="of the growth part; up to a million where there is time"
+    )
+    parser.add_argument(
+        "--stream", choices=["chunks", "queries"], default="chunks", help="what the growth part's texts are"
+    )
     parser.add_argument("--compile", action="store_true", help="echo with compiled layers too")
     parser.add_argument("--checkpoints", help="a folder to keep the random models in")
-    parser.add_argument("--add", action="store_true", help="keep what the JSON holds already, but for what is measured again")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what the JSON holds already, but for what is measured again"
+    )
     parser.add_argument("--out", type=Path, help="the JSON; default: results/speed-<device>.json, or speed-quick.json")
     options = parser.parse_args()
     options.repeats = options.repeats or (3 if options.quick else 7)

@@ -26,7 +26,12 @@ def plot_throughput(report: dict[str, Any], target: Path) -> None:
         names = list(case["systems"])[::-1]
         rates = [case["systems"][name]["texts_per_s"] for name in names]
         bars = axis.barh(names, rates, color=[OURS if name.startswith("echo") else PEER for name in names])
-        axis.bar_label(bars, labels=[_times(case, name, rate) for name, rate in zip(names, rates, strict=True)], padding=4, fontsize=8)
+        axis.bar_label(
+            bars,
+            labels=[_times(case, name, rate) for name, rate in zip(names, rates, strict=True)],
+            padding=4,
+            fontsize=8,
+        )
         axis.set_title(f"{case['shape']} model, {case['dtype']}: {case['case']}", fontsize=10, loc="left")
         axis.margins(x=0.28)
         axis.spines[["top", "right"]].set_visible(False)
@@ -51,7 +56,9 @@ def plot_length(report: dict[str, Any], key: str, target: Path) -> None:
     axis.loglog(lengths, [1000 * point["echo"] for point in points], "o-", color=OURS, label="echo, measured")
     axis.loglog(lengths, [1000 * point["classical"] for point in points], "o-", color=PEER, label="classical, measured")
     label = "2n linear + 4n² attention, through the last point"
-    axis.loglog(lengths, [1000 * scale * point["flops"] for point in points], "--", color="black", linewidth=1, label=label)
+    axis.loglog(
+        lengths, [1000 * scale * point["flops"] for point in points], "--", color="black", linewidth=1, label=label
+    )
     axis.set(xlabel="tokens of a text (n)", ylabel="milliseconds a text", title=f"Cost against length: {key}")
     axis.set_xticks(lengths, [str(length) for length in lengths])
     axis.minorticks_off()
@@ -67,7 +74,9 @@ def plot_growth(report: dict[str, Any], key: str, target: Path) -> None:
     points = report["growth"][key]
     texts = [point["texts"] for point in points]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for axis, field, factor, unit in zip(axes, ("seconds_per_text", "peak_mib"), (1000, 1), ("milliseconds a text", "peak memory, MiB"), strict=True):
+    for axis, field, factor, unit in zip(
+        axes, ("seconds_per_text", "peak_mib"), (1000, 1), ("milliseconds a text", "peak memory, MiB"), strict=True
+    ):
         axis.plot(texts, [factor * point[field] for point in points], "o-", color=OURS)
         axis.set(xscale="log", xlabel="texts in a stream", ylabel=unit)
         axis.set_ylim(bottom=0)

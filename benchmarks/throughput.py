@@ -33,7 +33,14 @@ class Case:
         return f"{self.workload}, {self.texts} a call"
 
 
-CASES = [Case("chunks", 10), Case("chunks", 64), Case("chunks", 1000), Case("queries", 256), Case("mixture", 64), Case("long", 4)]
+CASES = [
+    Case("chunks", 10),
+    Case("chunks", 64),
+    Case("chunks", 1000),
+    Case("queries", 256),
+    Case("mixture", 64),
+    Case("long", 4),
+]
 QUICK_CASES = [Case("chunks", 10), Case("queries", 64)]
 
 
@@ -57,9 +64,13 @@ def measure_case(setting: Setting, case: Case, systems: dict[str, System], encod
         "padding": {
             "given order, 32 rows": padding_in_order(lengths, 32),
             "sorted, 32 rows": padding_sorted(lengths, 32),
-            "echo": tokens_laid_out(encoder._runner, rows) / sum(lengths) - 1,  # below 0 where rows share their beginning
+            "echo": tokens_laid_out(encoder._engine.runner, rows) / sum(lengths)
+            - 1,  # below 0 where rows share their prefix
         },
-        "systems": {name: _figures(name, timing, case.texts, sum(lengths), flops / setting.peak) for name, timing in timings.items()},
+        "systems": {
+            name: _figures(name, timing, case.texts, sum(lengths), flops / setting.peak)
+            for name, timing in timings.items()
+        },
         "ratios": ratios_of(timings),
     }
 
@@ -80,9 +91,15 @@ def ratios_of(timings: dict[str, Timing]) -> dict[str, dict[str, float]]:
     """
     ours = timings["echo"]
     peers = {name: timing for name, timing in timings.items() if "echo" not in name}
-    ratios = {name: {"wall": _median_ratio(peer.wall, ours.wall), "cpu": _median_ratio(peer.cpu, ours.cpu)} for name, peer in peers.items()}
+    ratios = {
+        name: {"wall": _median_ratio(peer.wall, ours.wall), "cpu": _median_ratio(peer.cpu, ours.cpu)}
+        for name, peer in peers.items()
+    }
     tried = [ratio for name, ratio in ratios.items() if name.startswith("sentence-transformers")]
-    return {**ratios, "sentence-transformers, best": {clock: min(ratio[clock] for ratio in tried) for clock in ("wall", "cpu")}}
+    return {
+        **ratios,
+        "sentence-transformers, best": {clock: min(ratio[clock] for ratio in tried) for clock in ("wall", "cpu")},
+    }
 
 
 def _median_ratio(theirs: list[float], ours: list[float]) -> float:

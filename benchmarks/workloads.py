@@ -61,4 +61,9 @@ def mixture(count: int, seed: int = 6) -> list[str]:
     return [texts[i] for i in np.random.default_rng(seed).permutation(count)]
 
 
-WORKLOADS: dict[str, Callable[..., list[str]]] = {"chunks": chunks, "queries": queries, "long": long_documents, "mixture": mixture}
+WORKLOADS: dict[str, Callable[..., list[str]]] = {
+    "chunks": chunks,
+    "queries": queries,
+    "long": long_documents,
+    "mixture": mixture,
+}

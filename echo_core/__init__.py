@@ -16,12 +16,12 @@ _HOMES = {
     "EchoConfig": "config",
     "Runtime": "config",
     "TEMPLATES": "template",
-    "PRESETS": "presets",
-    "tune": "tuning",
-    "Tuning": "tuning",
-    "check_space": "space",
-    "space_metadata": "space",
-    "space_of": "space",
+    "PRESETS": "config",
+    "tune": "tuning.search",
+    "Tuning": "tuning.search",
+    "check_space": "identity.space",
+    "space_metadata": "identity.space",
+    "space_of": "identity.space",
     "EchoError": "errors",
     "ConfigError": "errors",
     "TemplateError": "errors",
@@ -37,6 +37,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from echo_core.config import PRESETS as PRESETS
     from echo_core.config import EchoConfig as EchoConfig
     from echo_core.config import Runtime as Runtime
     from echo_core.encoder import EchoEncoder as EchoEncoder
@@ -51,13 +52,12 @@ if TYPE_CHECKING:
     from echo_core.errors import TextTooLongError as TextTooLongError
     from echo_core.errors import UnencodableTextError as UnencodableTextError
     from echo_core.errors import VariableError as VariableError
-    from echo_core.presets import PRESETS as PRESETS
-    from echo_core.space import check_space as check_space
-    from echo_core.space import space_metadata as space_metadata
-    from echo_core.space import space_of as space_of
+    from echo_core.identity.space import check_space as check_space
+    from echo_core.identity.space import space_metadata as space_metadata
+    from echo_core.identity.space import space_of as space_of
     from echo_core.template import TEMPLATES as TEMPLATES
-    from echo_core.tuning import Tuning as Tuning
-    from echo_core.tuning import tune as tune
+    from echo_core.tuning.search import Tuning as Tuning
+    from echo_core.tuning.search import tune as tune
 
 
 def __getattr__(name: str) -> Any:

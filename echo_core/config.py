@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
-from echo_core.presets import PRESETS
 from echo_core.template import parse_template, resolve_template
 
+ROLES = ("query", "document")
 POOLINGS = ("mean", "last", "weighted_mean")
 SEAMS = ("joined", "reference")
 OVERFLOWS = ("window", "truncate", "error")
@@ -22,6 +22,21 @@ EMPTIES = ("error", "zero")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "fp8")
 ATTENTIONS = ("auto", "packed", "padded")
+
+# The two checkpoints released with arXiv 2402.15449, with the templates of its reference code (300 tokens a saying, end token pooled).
+_RELEASED: dict[str, Any] = {
+    "query_template": "{bos}Instruct:{instruction},\nQuery:{text}\nQuery again:[[{text}{eos}]]",
+    "document_template": "{bos}Document:{text}\nDocument again:[[{text}{eos}]]",
+    "seam": "reference",
+    "max_tokens": 300,
+    "overflow": "truncate",
+    "instruction": "Retrieve passages that answer the question",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "jspringer/echo-mistral-7b-instruct-lasttoken": {**_RELEASED, "pooling": "last"},
+    "jspringer/echo-mistral-7b-instruct-meantoken": {**_RELEASED, "pooling": "mean"},
+}
 
 
 def _preset_or(default: Any) -> Any:
@@ -39,16 +54,24 @@ class EchoConfig:
     document_template: str = _preset_or("echo")
     instruction: str | None = _preset_or(None)  # value of {instruction} where a template has it and the call gives none
     pooling: str = _preset_or("mean")  # of POOLINGS
-    layer: int | tuple[int, ...] = _preset_or(-1)  # the last; 1… from the start, negative from the end; several: their mean
+    layer: int | tuple[int, ...] = _preset_or(
+        -1
+    )  # the last; 1… from the start, negative from the end; several: their mean
     max_tokens: int = _preset_or(256)  # of one saying of the text
     overflow: str = _preset_or("window")  # of OVERFLOWS: what happens to a longer text
     overlap: int = _preset_or(0)  # tokens that neighbouring windows share
     seam: str = _preset_or("joined")  # of SEAMS, see seams.py
     empty: str = _preset_or("error")  # "zero" gives an empty text the zero vector
-    prepend_layers: int | None = None  # Token Prepending through so many layers, see prepending.py; needs {slot} in the templates
-    centre: tuple[float, ...] | None = field(default=None, repr=False)  # mean direction to take out, as EchoEncoder.fit_centre gives it
+    prepend_layers: int | None = (
+        None  # Token Prepending through so many layers, see prepending.py; needs {slot} in the templates
+    )
+    centre: tuple[float, ...] | None = field(
+        default=None, repr=False
+    )  # mean direction to take out, as EchoEncoder.fit_centre gives it
     filter: float | None = None  # EmbedFilter: keep the middle 1/filter of the LM head's directions, see head.py
-    dimension: int | None = None  # keep only the first numbers of the vector; with a filter, of its coordinates in the filter's basis
+    dimension: int | None = (
+        None  # keep only the first numbers of the vector; with a filter, of its coordinates in the filter's basis
+    )
     normalize: bool = _preset_or(True)  # unit length
 
     def __post_init__(self) -> None:
@@ -77,7 +100,9 @@ class EchoConfig:
         check_choice("normalize", self.normalize, (True, False))
         self._check_numbers()
         if self.instruction is not None and "instruction" not in self.template_variables():
-            raise ConfigError(f"instruction must not be set where no template has {{instruction}}, got {self.instruction!r}; leave it out")
+            raise ConfigError(
+                f"instruction must not be set where no template has {{instruction}}, got {self.instruction!r}; leave it out"
+            )
 
     def _check_numbers(self) -> None:
         self._check_layers()
@@ -101,8 +126,12 @@ class EchoConfig:
     def _check_layers(self) -> None:
         if isinstance(self.layer, list | tuple):
             object.__setattr__(self, "layer", self.layer[0] if len(self.layer) == 1 else tuple(self.layer))
-        if not self.layers or any(isinstance(layer, bool) or not isinstance(layer, int) or layer == 0 for layer in self.layers):
-            raise ConfigError(f"layer must be an integer from 1 (the first) or from -1 (the last) downwards, or several, got {self.layer!r}")
+        if not self.layers or any(
+            isinstance(layer, bool) or not isinstance(layer, int) or layer == 0 for layer in self.layers
+        ):
+            raise ConfigError(
+                f"layer must be an integer from 1 (the first) or from -1 (the last) downwards, or several, got {self.layer!r}"
+            )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -110,7 +139,12 @@ class EchoConfig:
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
 
     def template(self, role: str) -> str:
-        """The template string of a role, "query" or "document"."""
+        """The template string of a role.
+
+        Raises:
+            ConfigError: a role that is not one of ROLES.
+        """
+        check_choice("role", role, ROLES)
         return self.query_template if role == "query" else self.document_template
 
     def template_variables(self) -> frozenset[str]:
@@ -138,7 +172,9 @@ class Runtime:
 
     device: str = "auto"  # "cuda:1" works too
     dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32; "fp8": see fp8.py
-    token_budget: int | None = None  # tokens of a batch, padding included, what all its rows begin with left out; None: chosen for the device
+    token_budget: int | None = (
+        None  # tokens of a batch, padding included, what all its rows begin with left out; None: chosen for the device
+    )
     attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA and CPU, where the model can
     compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches, and no gain over packed weights on a CPU (LOG.md)
     progress: bool | None = None  # None: a bar on long work, if stderr is a terminal
@@ -162,8 +198,14 @@ class Runtime:
 
 
 def _checked_centre(value: object) -> tuple[float, ...]:
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(x, float | int) and math.isfinite(x) for x in value):
-        raise ConfigError(f"centre must be a tuple of finite numbers, as EchoEncoder.fit_centre gives it, got {str(value)[:60]}")
+    if (
+        not isinstance(value, list | tuple)
+        or not value
+        or not all(isinstance(x, float | int) and math.isfinite(x) for x in value)
+    ):
+        raise ConfigError(
+            f"centre must be a tuple of finite numbers, as EchoEncoder.fit_centre gives it, got {str(value)[:60]}"
+        )
     return tuple(map(float, value))
 
 
@@ -178,7 +220,9 @@ def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
     known = [knob.name for knob in dataclasses.fields(cls)]
     unknown = sorted(set(fields) - set(known))
     if unknown:
-        raise ConfigError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}")
+        raise ConfigError(
+            f"{cls.__name__} has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}"
+        )
 
 
 def _check_text_or_none(name: str, value: object) -> None:

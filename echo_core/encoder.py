@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,64 +14,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.awaiting import in_thread
-from echo_core.blocks import Block, Entry, distinct_entries, split_entries
-from echo_core.checkpoint import find_checkpoint, load_config, save_checkpoint, weights_identity
-from echo_core.coalesce import Coalescer, in_thread_of_its_own
-from echo_core.config import EchoConfig, Runtime
+from echo_core.assembly import Engine, build_pipelines, load_engine
+from echo_core.config import ROLES, EchoConfig, Runtime, check_fields
+from echo_core.engine.threads import in_thread
 from echo_core.errors import ConfigError, check_choice
-from echo_core.head import filter_basis
-from echo_core.inputs import Variables, check_collection, check_text, fill_variables
-from echo_core.limits import check_limits
+from echo_core.identity.checkpoint import load_config, save_checkpoint
+from echo_core.identity.space import describe_space, fingerprint
+from echo_core.methods.finish import Vectors, mean_direction
 from echo_core.pipeline import Pipeline
-from echo_core.progress import Progress
-from echo_core.runner import load_runner
-from echo_core.space import describe_space, fingerprint
-from echo_core.tokenizer import TextTokenizer
-from echo_core.tokens import PromptTokenizer, Row
-from echo_core.vectors import Vectors, check_finish, mean_direction
+from echo_core.text.inputs import Variables, check_text, fill_variables
+from echo_core.text.rows import Row
 
 log = logging.getLogger("echo_core")
-
-ROLES = ("query", "document")
 
 
 class EchoEncoder:
     """Turns a causal language model into an embedding model by saying each text twice (arXiv 2402.15449). Safe to share between threads."""
 
-    def __init__(self, model: EchoConfig | str | os.PathLike[str] | None = None, runtime: Runtime | None = None) -> None:
-        """Load a model: a name on the Hub, a folder, a whole EchoConfig, or nothing for the embedded default model.
+    def __init__(
+        self,
+        model: EchoConfig | str | os.PathLike[str] | None = None,
+        runtime: Runtime | None = None,
+        *,
+        engine: Engine | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: a name on the Hub, a folder, a whole EchoConfig, or None for the embedded default model.
+            runtime: how vectors are computed; None: what suits the machine.
+            engine: of an encoder that is loaded already, whose weights this one shall share; None: load.
 
         Raises:
             ModelError: no such model, or not a causal decoder with safetensors weights and a fast tokenizer.
-            ConfigError: an option that this model or machine cannot serve.
+            ConfigError: an option that this model, this machine or the given engine cannot serve.
         """
-        self.config = model if isinstance(model, EchoConfig) else EchoConfig(os.fspath(model) if model is not None else None)
+        given = model if isinstance(model, EchoConfig) or model is None else os.fspath(model)
+        self.config = given if isinstance(given, EchoConfig) else EchoConfig(given)
         self.runtime = runtime or Runtime()
-        self._folder = find_checkpoint(self.config)
-        self._weights = weights_identity(self._folder)  # now: the files may be written over while the loaded weights live on
-        self._tokenizer = TextTokenizer.from_folder(self._folder, self.runtime.trust_remote_code)
-        self._runner = in_thread_of_its_own(lambda: load_runner(self._folder, self.config, self.runtime))
-        basis = None if self.config.filter is None else filter_basis(self._folder, self.runtime.trust_remote_code, self._weights)
-        on_cpu = self._runner.decoder.device.type == "cpu"
-        coalescer = Coalescer(self._runner.run, lambda: self._runner.budget, self._runner.packed, main_thread_works=on_cpu)
-        self._pipelines = {
-            role: Pipeline(
-                PromptTokenizer(self._tokenizer, self.config.template(role), self.config, self._runner.decoder.max_positions),
-                coalescer,
-                self.config,
-                self.dimension,
-                str(self._runner.decoder.dtype).removeprefix("torch."),
-                basis,
-            )
-            for role in ROLES
-        }
-        check_limits(self.config, self.runtime, self._runner.decoder, [pipeline.prompts for pipeline in self._pipelines.values()])
-        check_finish(self.config, self._runner.decoder.width, basis)
+        self._engine = engine or load_engine(self.config, self.runtime)
+        self._pipelines = build_pipelines(self._engine, self.config)
 
-    # ---- the public way in -------------------------------------------------------------------------------------------------------------
-
-    def encode_documents(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+    def encode_documents(
+        self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None
+    ) -> Vectors:
         """Vectors of N texts said with the document template: (N, D) float32, in the caller's order; no text: (0, D).
 
         Args:
@@ -84,11 +70,13 @@ class EchoEncoder:
             TextError: a text is empty, too long, not valid Unicode, or its vector is not finite; names the index.
             VariableError: a variable without a value, or a value without a variable.
         """
-        return self._encode(texts, "document", instruction, variables)
+        return self._pipelines["document"].encode(texts, instruction, variables)
 
-    def encode_queries(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+    def encode_queries(
+        self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None
+    ) -> Vectors:
         """Vectors of N texts said with the query template; else like ``encode_documents``."""
-        return self._encode(texts, "query", instruction, variables)
+        return self._pipelines["query"].encode(texts, instruction, variables)
 
     def iter_documents(
         self, texts: Iterable[str], *, instruction: str | None = None, variables: Mapping[str, str] | None = None
@@ -98,23 +86,27 @@ class EchoEncoder:
         Texts are read some thousands ahead. Equal texts that stand near each other are encoded once. Raises like ``encode_documents``, when
         the wrong text is read; the number of vectors given out so far says where to go on.
         """
-        values = self._values("document", 1, instruction, variables)
-        row = tuple(column[0] for column in values.values())
-        entries = (Entry(number, check_text(text, number), row) for number, text in enumerate(check_collection(texts)))
-        blocks = map(distinct_entries, split_entries(entries))
-        total = len(texts) if isinstance(texts, Sized) else None
-        return (vector for vectors in self._stream(blocks, "document", tuple(values), total) for vector in vectors)
+        return self._pipelines["document"].stream(texts, instruction, variables)
 
-    async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+    async def aencode_documents(
+        self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None
+    ) -> Vectors:
         """``encode_documents`` without blocking the event loop."""
-        return await in_thread(partial(self._encode, texts, "document", instruction, variables))
+        return await in_thread(partial(self._pipelines["document"].encode, texts, instruction, variables))
 
-    async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None) -> Vectors:
+    async def aencode_queries(
+        self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None
+    ) -> Vectors:
         """``encode_queries`` without blocking the event loop; concurrent calls share batches."""
-        return await in_thread(partial(self._encode, texts, "query", instruction, variables))
+        return await in_thread(partial(self._pipelines["query"].encode, texts, instruction, variables))
 
     def encode_chunks(
-        self, document: str, chunks: Sequence[tuple[int, int]], *, instruction: str | None = None, variables: Mapping[str, str] | None = None
+        self,
+        document: str,
+        chunks: Sequence[tuple[int, int]],
+        *,
+        instruction: str | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> Vectors:
         """Vectors of C chunks, (start, end) character ranges of one document, each pooled in the document's second saying: (C, D) float32.
 
@@ -124,8 +116,7 @@ class EchoEncoder:
             TextError: a range is not within the document, holds no visible text, or was cut off; names the chunk's index.
             ConfigError: the template's pooled region does not begin with {text}.
         """
-        values = self._values("document", 1, instruction, variables)
-        return self._pipelines["document"].run_chunks(check_text(document, 0), chunks, values)
+        return self._pipelines["document"].encode_chunks(check_text(document, 0), chunks, instruction, variables)
 
     def fit_centre(self, texts: Iterable[str]) -> EchoEncoder:
         """An encoder that takes the mean direction of these texts out of every vector (``config.centre``); it shares this one's weights.
@@ -139,22 +130,39 @@ class EchoEncoder:
         raw = self.raw().encode_documents(texts)
         if len(raw) < 2:
             raise ConfigError(f"centre must be fitted on two texts or more, better some hundred, got {len(raw)}")
-        return self._finishing(dataclasses.replace(self.config, centre=mean_direction(raw)))
+        return self.with_options(centre=mean_direction(raw))
 
     def raw(self) -> EchoEncoder:
-        """An encoder that gives the pooled states as they are: no centre, filter, cut or unit length; it shares this one's weights."""
-        return self._finishing(dataclasses.replace(self.config, centre=None, filter=None, dimension=None, normalize=False))
+        """An encoder that gives the pooled states as they are: no centre, filter, cut or unit length.
 
-    def explain_tokens(self, text: str, role: str = "document", *, instruction: str | None = None, variables: Variables | None = None) -> str:
+        It shares this one's weights.
+        """
+        return self.with_options(centre=None, filter=None, dimension=None, normalize=False)
+
+    def with_options(self, **options: Any) -> EchoEncoder:
+        """An encoder on the same weights whose config differs in these fields.
+
+        Raises:
+            ConfigError: a field that does not exist, or one that the loaded model depends on (``assembly.FIXED``).
+        """
+        check_fields(EchoConfig, options)
+        return EchoEncoder(dataclasses.replace(self.config, **options), self.runtime, engine=self._engine)
+
+    def explain_tokens(
+        self, text: str, role: str = "document", *, instruction: str | None = None, variables: Variables | None = None
+    ) -> str:
         """The tokens that the model sees for a text, parted by "|", the pooled ones inside [[ ]]; one line a window."""
-        values = self._values(role, 1, instruction, variables)
-        rows = self._pipelines[role].prompts.tokenise([check_text(text, 0)], values).rows
-        return "\n".join(_mark(row, [repr(self._tokenizer.token(int(i)))[1:-1] for i in row.ids]) for row in rows)
+        prompts = self._pipeline(role).prompts
+        values = fill_variables(prompts.template, 1, self.config.instruction, instruction, variables)
+        rows = prompts.tokenise([check_text(text, 0)], values).rows
+        return "\n".join(
+            _mark(row, [repr(self._engine.tokenizer.token(int(i)))[1:-1] for i in row.ids]) for row in rows
+        )
 
     @property
     def dimension(self) -> int:
         """Numbers in a vector."""
-        return self.config.dimension or self._runner.decoder.width
+        return self.config.dimension or self._engine.runner.decoder.width
 
     @property
     def max_tokens(self) -> int:
@@ -164,7 +172,7 @@ class EchoEncoder:
     @property
     def space(self) -> dict[str, Any]:
         """What must be equal for two vectors to be compared; ``space_metadata`` makes strings for a store of it."""
-        return describe_space(self.config, self._weights)
+        return describe_space(self.config, self._engine.weights)
 
     @property
     def fingerprint(self) -> str:
@@ -173,7 +181,7 @@ class EchoEncoder:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write config, weights and tokenizer into a folder that ``load`` and plain transformers can read."""
-        save_checkpoint(self._folder, self.config, Path(folder))
+        save_checkpoint(self._engine.folder, self.config, Path(folder))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], runtime: Runtime | None = None) -> EchoEncoder:
@@ -189,41 +197,11 @@ class EchoEncoder:
 
     def __repr__(self) -> str:
         name = self.config.model or "the embedded default model"
-        return f"EchoEncoder({name}, dimension={self.dimension}, device={self._runner.decoder.device}, dtype={self._runner.decoder.dtype})"
+        return f"EchoEncoder({name}, dimension={self.dimension}, device={self._engine.runner.decoder.device}, dtype={self._engine.runner.decoder.dtype})"
 
-    # ---- the pipeline ------------------------------------------------------------------------------------------------------------------
-
-    def _encode(
-        self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None, stop: threading.Event | None = None
-    ) -> Vectors:
-        checked = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
-        values = self._values(role, len(checked), instruction, variables)
-        columns = zip(*values.values(), strict=True) if values else [()] * len(checked)
-        whole = distinct_entries(Entry(i, text, row) for i, (text, row) in enumerate(zip(checked, columns, strict=True)))
-        vectors = np.empty((len(whole.entries), self.dimension), dtype=np.float32)
-        blocks = (Block(tuple(part), np.arange(len(part))) for part in split_entries(whole.entries))
-        done = 0
-        for part in self._stream(blocks, role, tuple(values), len(whole.entries), stop):
-            vectors[done : done + len(part)] = part
-            done += len(part)
-        return vectors if len(whole.entries) == len(checked) else vectors[whole.places]
-
-    def _stream(
-        self, blocks: Iterable[Block], role: str, names: Sequence[str], total: int | None, stop: threading.Event | None = None
-    ) -> Iterator[Vectors]:
-        with Progress(total, self.runtime.progress, stop) as progress:
-            yield from self._pipelines[role].run(blocks, names, progress)
-
-    def _finishing(self, config: EchoConfig) -> EchoEncoder:
-        """An encoder on the same weights with a config that differs only in what is done to pooled states."""
-        other = object.__new__(EchoEncoder)  # copy.copy would load the weights again, as unpickling does
-        other.__dict__.update(self.__dict__, config=config)
-        other._pipelines = {role: dataclasses.replace(p, config=config, dimension=other.dimension) for role, p in self._pipelines.items()}
-        return other
-
-    def _values(self, role: str, count: int, instruction: str | None, variables: Variables | None) -> dict[str, list[str]]:
+    def _pipeline(self, role: str) -> Pipeline:
         check_choice("role", role, ROLES)
-        return fill_variables(self._pipelines[role].prompts.template, count, self.config.instruction, instruction, variables)
+        return self._pipelines[role]
 
 
 _shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}

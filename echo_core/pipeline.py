@@ -1,27 +1,29 @@
 """The stages in order, for one role of one encoder: blocks of texts → rows → batches → states → pooled → vectors.
 
-While the model works on a block, the next one is tokenised. Rows of concurrent calls meet in the coalescer.
+While the model works on a block, the next one is tokenised. Rows of concurrent calls meet in the scheduler.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.blocks import Block, Entry
-from echo_core.chunks import check_chunks, chunk_rows
-from echo_core.coalesce import Coalescer, Job
 from echo_core.config import EchoConfig
+from echo_core.engine.scheduler import Job, Scheduler
 from echo_core.errors import NotFiniteError, TextError
-from echo_core.inputs import is_blank
+from echo_core.methods.finish import Vectors, finish, first_not_finite, join_spans
+from echo_core.methods.late_chunking import check_chunks, chunk_rows
 from echo_core.progress import Progress
-from echo_core.tokens import PromptTokenizer, Row
-from echo_core.vectors import Vectors, finish, first_not_finite, join_spans
+from echo_core.text.inputs import Variables, check_collection, check_text, fill_variables, is_blank
+from echo_core.text.prompts import PromptTokenizer
+from echo_core.text.rows import Row
+from echo_core.text.stream import Block, Entry, distinct_entries, split_entries
 
 log = logging.getLogger("echo_core")
 
@@ -45,20 +47,76 @@ class Pipeline:
     """Blocks of texts in, their vectors out, in order."""
 
     prompts: PromptTokenizer
-    coalescer: Coalescer
+    scheduler: Scheduler
     config: EchoConfig
     dimension: int
     dtype: str  # for messages
+    progress: bool | None = None  # as in Runtime
     basis: NDArray[np.float32] | None = None  # of the filter, see head.py
 
-    def run(self, blocks: Iterable[Block], names: Sequence[str], progress: Progress) -> Iterator[Vectors]:
-        """The vectors of each block's texts, (N, D) float32.
+    def encode(
+        self,
+        texts: Iterable[str],
+        instruction: str | None,
+        variables: Variables | None,
+        stop: threading.Event | None = None,
+    ) -> Vectors:
+        """The vectors of a collection of N texts, (N, D) float32, in order; raises like ``EchoEncoder.encode_documents``."""
+        checked = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
+        values = self._values(len(checked), instruction, variables)
+        columns = zip(*values.values(), strict=True) if values else [()] * len(checked)
+        entries = (Entry(i, text, row) for i, (text, row) in enumerate(zip(checked, columns, strict=True)))
+        whole = distinct_entries(entries)
+        vectors = np.empty((len(whole.entries), self.dimension), dtype=np.float32)
+        blocks = (Block(tuple(part), np.arange(len(part))) for part in split_entries(whole.entries))
+        done = 0
+        for part in self._run(blocks, tuple(values), len(whole.entries), stop):
+            vectors[done : done + len(part)] = part
+            done += len(part)
+        return vectors if len(whole.entries) == len(checked) else vectors[whole.places]
 
-        Args:
-            blocks: as ``blocks.py`` makes them.
-            names: of the template's variables besides ``text``, in the order of the entries' values.
-            progress: hears of each batch.
-        """
+    def stream(
+        self, texts: Iterable[str], instruction: str | None, variables: Mapping[str, str] | None
+    ) -> Iterator[NDArray[np.float32]]:
+        """The vector (D,) float32 of each text of a stream, in order; raises like ``EchoEncoder.iter_documents``."""
+        values = self._values(1, instruction, variables)
+        row = tuple(column[0] for column in values.values())
+        entries = (Entry(number, check_text(text, number), row) for number, text in enumerate(check_collection(texts)))
+        blocks = map(distinct_entries, split_entries(entries))
+        total = len(texts) if isinstance(texts, Sized) else None
+        return (vector for vectors in self._run(blocks, tuple(values), total) for vector in vectors)
+
+    def encode_chunks(
+        self,
+        document: str,
+        chunks: Sequence[tuple[int, int]],
+        instruction: str | None,
+        variables: Mapping[str, str] | None,
+    ) -> Vectors:
+        """The vectors of C character ranges of one document, (C, D) float32, pooled in its second saying."""
+        ranges = check_chunks(document, chunks)
+        values = self._values(1, instruction, variables)
+        if not ranges:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        rows = chunk_rows(self.prompts.tokenise([document], values).rows, self.prompts.pooled_tokens(document), ranges)
+        spans = [span for row in rows for span in row.spans]
+        order = sorted(range(len(spans)), key=lambda i: spans[i].owner)  # a chunk may go on in the next window
+        pooled = self.scheduler.submit(rows).result().numpy()[order]
+        return self._finished(join_spans(pooled, [spans[i] for i in order], len(ranges)), range(len(ranges)))
+
+    def _values(
+        self, count: int, instruction: str | None, variables: Mapping[str, str | Sequence[str]] | None
+    ) -> dict[str, list[str]]:
+        return fill_variables(self.prompts.template, count, self.config.instruction, instruction, variables)
+
+    def _run(
+        self, blocks: Iterable[Block], names: Sequence[str], total: int | None, stop: threading.Event | None = None
+    ) -> Iterator[Vectors]:
+        """The vectors of each block's texts, whose entries have values for the variables ``names`` besides their text."""
+        with Progress(total, self.progress, stop) as progress:
+            yield from self._run_blocks(blocks, names, progress)
+
+    def _run_blocks(self, blocks: Iterable[Block], names: Sequence[str], progress: Progress) -> Iterator[Vectors]:
         under_way: deque[_Work] = deque()
         long_texts = 0
         try:
@@ -73,18 +131,11 @@ class Pipeline:
             for work in under_way:
                 work.job.abandoned = True
         if long_texts and self.config.overflow == "truncate":
-            log.warning("%d texts were cut at max_tokens=%d; overflow='window' keeps them whole", long_texts, self.config.max_tokens)
-
-    def run_chunks(self, document: str, chunks: Sequence[tuple[int, int]], variables: Mapping[str, Sequence[str]]) -> Vectors:
-        """The vectors of C character ranges of one document, (C, D) float32, pooled in its second saying."""
-        ranges = check_chunks(document, chunks)
-        if not ranges:
-            return np.zeros((0, self.dimension), dtype=np.float32)
-        rows = chunk_rows(self.prompts.tokenise([document], variables).rows, self.prompts.pooled_tokens(document), ranges)
-        spans = [span for row in rows for span in row.spans]
-        order = sorted(range(len(spans)), key=lambda i: spans[i].owner)  # a chunk may go on in the next window
-        pooled = self.coalescer.submit(rows).result().numpy()[order]
-        return self._finished(join_spans(pooled, [spans[i] for i in order], len(ranges)), range(len(ranges)))
+            log.warning(
+                "%d texts were cut at max_tokens=%d; overflow='window' keeps them whole",
+                long_texts,
+                self.config.max_tokens,
+            )
 
     def _start(self, block: Block, names: Sequence[str], progress: Progress) -> _Work:
         """Texts → template → tokens → the model's queue."""
@@ -101,7 +152,7 @@ class Pipeline:
         def on_batch(batch: Sequence[int]) -> None:
             progress.add(sum(i in first_rows for i in batch), sum(len(rows[i].ids) for i in batch))
 
-        return _Work(block, kept, rows, tokenised.long_texts, self.coalescer.submit(rows, on_batch))
+        return _Work(block, kept, rows, tokenised.long_texts, self.scheduler.submit(rows, on_batch))
 
     def _finish(self, work: _Work) -> Vectors:
         """Pooled spans → vectors, one for each of the caller's texts."""

@@ -35,7 +35,14 @@ class Progress:
         self._tokens += tokens
         seconds = time.perf_counter() - self._started
         if self._bar is None and seconds > DELAY:
-            self._bar = tqdm(total=self._total, initial=self._texts, desc="echo", unit="text", disable=self._disable, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=self._total,
+                initial=self._texts,
+                desc="echo",
+                unit="text",
+                disable=self._disable,
+                dynamic_ncols=True,
+            )
         self._texts += texts
         if self._bar is not None:
             self._bar.set_postfix_str(f"{self._tokens / seconds:,.0f} tokens/s", refresh=False)
@@ -44,7 +51,9 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -81,7 +81,9 @@ def resolve_template(name_or_source: str) -> str:
         raise TemplateError(f"a template must be a string, got {type(name_or_source).__name__}")
     source = TEMPLATES.get(name_or_source, name_or_source)
     if source == name_or_source and _NAME.fullmatch(source.replace("-", "_")):
-        raise TemplateError(f"no built-in template is called {source!r}; there are {', '.join(TEMPLATES)}, or write one with {{text}} and [[…]]")
+        raise TemplateError(
+            f"no built-in template is called {source!r}; there are {', '.join(TEMPLATES)}, or write one with {{text}} and [[…]]"
+        )
     parse_template(source)
     return source
 
@@ -139,7 +141,11 @@ def _construct(source: str, match: re.Match[str]) -> tuple[str, str]:
     if name is None:
         raise _error(source, at, f"a single {found} : double it for a literal brace, or write a variable as {{name}}")
     if not _NAME.fullmatch(name):
-        raise _error(source, at, f"{found!r} is not a variable: a name is letters, digits and _ (double the braces for literal ones)")
+        raise _error(
+            source,
+            at,
+            f"{found!r} is not a variable: a name is letters, digits and _ (double the braces for literal ones)",
+        )
     return ("special", name) if name in SPECIAL else ("variable", name)
 
 

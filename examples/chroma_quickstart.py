@@ -25,7 +25,7 @@ from chromadb.config import Settings
 
 from echo_chroma import add_documents, document_id, open_collection
 from echo_core import EchoConfig, EchoError, EmbeddingSpaceMismatch
-from echo_core.checkpoint import CONFIG_FILE, DEFAULT_MODEL, load_config
+from echo_core.identity.checkpoint import CONFIG_FILE, DEFAULT_MODEL, load_config
 
 DATA = Path(__file__).resolve().parent / "data"
 SHOWN = (0, 4, 12, 20, 28, 36)  # of the sample questions
@@ -71,7 +71,12 @@ def read_passages(folder: Path) -> Iterator[dict]:
             continue
         heading = re.search(r"^#+ +(.+)", text, re.MULTILINE)
         for position, passage in enumerate(split_passages(text)):
-            yield {"text": passage, "source": name.as_posix(), "title": heading[1].strip() if heading else path.stem, "position": position}
+            yield {
+                "text": passage,
+                "source": name.as_posix(),
+                "title": heading[1].strip() if heading else path.stem,
+                "position": position,
+            }
 
 
 def index(collection: chromadb.Collection, passages: list[dict]) -> tuple[int, int, int, float]:
@@ -108,7 +113,9 @@ def ask_samples(collection: chromadb.Collection, top: int) -> None:
     ranks = [[metadata["source"] for metadata in row] for row in found["metadatas"]]
     first = sum(row[0] == sample["document"] for row, sample in zip(ranks, samples, strict=True))
     among = sum(sample["document"] in row for row, sample in zip(ranks, samples, strict=True))
-    print(f"\nOf all {len(samples)} sample questions, the right document (of {collection.count()}) came first for {first}, among three for {among}.")
+    print(
+        f"\nOf all {len(samples)} sample questions, the right document (of {collection.count()}) came first for {first}, among three for {among}."
+    )
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------------------------------
@@ -130,7 +137,9 @@ def split_passages(text: str) -> Iterator[str]:
 def choose_model(model: str | None) -> EchoConfig:
     """The options of the model: those it was saved with, if EchoEncoder.save wrote it, else the defaults."""
     if model is None and not (DEFAULT_MODEL / "config.json").is_file():
-        raise EchoError("this copy of the package has no embedded default model; name one: --model FOLDER_OR_NAME, any causal language model")
+        raise EchoError(
+            "this copy of the package has no embedded default model; name one: --model FOLDER_OR_NAME, any causal language model"
+        )
     saved = model is not None and (Path(model) / CONFIG_FILE).is_file()
     return load_config(Path(model)) if saved else EchoConfig(model)
 
@@ -163,7 +172,9 @@ def print_index(options: argparse.Namespace, done: tuple[int, int, int, float]) 
 def print_hit(metadata: dict, score: float, right: bool) -> None:
     """Score, title and file on one line; a check mark if it is known to be right."""
     title = textwrap.shorten(metadata["title"], 46, placeholder=" …")
-    print(f" {paint('✓', '32') if right else ' '} {score:.3f}  {paint(f'{title:<46}', '36')}  {paint(metadata['source'], '2')}")
+    print(
+        f" {paint('✓', '32') if right else ' '} {score:.3f}  {paint(f'{title:<46}', '36')}  {paint(metadata['source'], '2')}"
+    )
 
 
 def print_text(text: str) -> None:
@@ -176,17 +187,36 @@ def print_text(text: str) -> None:
 def parse_options() -> argparse.Namespace:
     """The command line, with the folder checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=DATA / "documents", metavar="PATH", help="folder with .md and .txt files")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=DATA / "documents",
+        metavar="PATH",
+        help="folder with .md and .txt files",
+    )
     parser.add_argument("--ask", action="append", metavar="QUESTION", help="can be given several times")
-    parser.add_argument("--model", metavar="NAME_OR_FOLDER", help="any causal language model; default: the embedded one")
-    parser.add_argument("--index", type=Path, default=Path(".demo"), metavar="FOLDER", help="where the vectors are kept (default: %(default)s)")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="passages shown for a question (default: %(default)s)")
+    parser.add_argument(
+        "--model", metavar="NAME_OR_FOLDER", help="any causal language model; default: the embedded one"
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        default=Path(".demo"),
+        metavar="FOLDER",
+        help="where the vectors are kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--top", type=int, default=3, metavar="K", help="passages shown for a question (default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.top < 1:
         parser.error(f"--top must be at least 1, got {options.top}")
     options.folder = options.folder.expanduser().resolve()
     if not options.folder.is_dir():
-        parser.error(f"PATH must be a folder, got {options.folder}, which is {'a file' if options.folder.exists() else 'not there'}")
+        parser.error(
+            f"PATH must be a folder, got {options.folder}, which is {'a file' if options.folder.exists() else 'not there'}"
+        )
     if options.index.exists() and not options.index.is_dir():
         parser.error(f"--index must be a folder, got {options.index}, which is a file")
     return options

@@ -51,7 +51,9 @@ def index(client: chromadb.ClientAPI) -> None:
     """Send the documents' vectors to the server."""
     paths = sorted(DOCUMENTS.glob("*.md"))
     collection = open_collection(client, COLLECTION)
-    add_documents(collection, [path.read_text(encoding="utf-8") for path in paths], [{"source": path.name} for path in paths])
+    add_documents(
+        collection, [path.read_text(encoding="utf-8") for path in paths], [{"source": path.name} for path in paths]
+    )
     print(f"Process {os.getpid()} indexed {collection.count()} documents.", flush=True)
 
 

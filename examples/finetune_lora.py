@@ -83,7 +83,9 @@ def report(when: str, model: EchoSentenceTransformer, pairs: list[dict[str, str]
         queries = {pair["query"]: pair["query"] for pair in pairs if pair["split"] == split}
         answers = {pair["query"]: {pair["passage"]} for pair in pairs if pair["split"] == split}
         figures = model.evaluate(InformationRetrievalEvaluator(queries, passages, answers, write_csv=False))
-        found.append(f"{len(queries)} {asked}: nDCG@10 {figures['cosine_ndcg@10']:.3f}, accuracy@1 {figures['cosine_accuracy@1']:.3f}")
+        found.append(
+            f"{len(queries)} {asked}: nDCG@10 {figures['cosine_ndcg@10']:.3f}, accuracy@1 {figures['cosine_accuracy@1']:.3f}"
+        )
     print(f"{when}: {'; '.join(found)}")
 
 
@@ -92,7 +94,11 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fine-tune a causal model into an embedder with LoRA.")
     parser.add_argument("--model", help="causal model, by name or folder; default: the embedded one")
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--output", default=tempfile.gettempdir() + "/echo-helpdesk", help="folder for the merged model (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        default=tempfile.gettempdir() + "/echo-helpdesk",
+        help="folder for the merged model (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

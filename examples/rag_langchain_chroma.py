@@ -30,7 +30,9 @@ try:
     from langchain_echo import EchoEmbeddings
     from langchain_echo.chroma import EchoChroma
 except ImportError as error:
-    sys.exit(f"{error}\nThis example needs: pip install 'echo-embed[langchain,chroma]' langchain-chroma langchain-text-splitters")
+    sys.exit(
+        f"{error}\nThis example needs: pip install 'echo-embed[langchain,chroma]' langchain-chroma langchain-text-splitters"
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Index, retrieve, answer, print."""
     options = parse(arguments)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        client = chromadb.PersistentClient(options.index or temporary, settings=chromadb.Settings(anonymized_telemetry=False))
+        client = chromadb.PersistentClient(
+            options.index or temporary, settings=chromadb.Settings(anonymized_telemetry=False)
+        )
         # Opened with another model than it was made with, this raises EmbeddingSpaceMismatch.
         store = EchoChroma("documents", EchoEmbeddings(model=options.model), client=client)
         added, total = index(store, options.documents)
@@ -56,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def index(store: EchoChroma, folder: Path) -> tuple[int, int]:
     """(new passages, all passages): each is stored under a hash of its text and file, so that nothing is embedded twice."""
-    documents = [Document(path.read_text(encoding="utf-8"), metadata={"source": path.name}) for path in sorted(folder.glob("*.md"))]
+    documents = [
+        Document(path.read_text(encoding="utf-8"), metadata={"source": path.name})
+        for path in sorted(folder.glob("*.md"))
+    ]
     if not documents:
         sys.exit(f"--documents must be a folder with *.md files, got {folder}")
     passages = RecursiveCharacterTextSplitter(chunk_size=400, chunk_overlap=80).split_documents(documents)
@@ -112,9 +119,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", nargs="?", default="How do hive insects stay warm when it snows?")
-    parser.add_argument("--documents", type=Path, default=DATA, help="folder of *.md files (default: the ones beside this example)")
+    parser.add_argument(
+        "--documents", type=Path, default=DATA, help="folder of *.md files (default: the ones beside this example)"
+    )
     parser.add_argument("--index", help="folder that keeps the index (default: a temporary one)")
-    parser.add_argument("--model", help="causal model that embeds: a name on the Hub or a folder (default: the one that comes with echo-embed)")
+    parser.add_argument(
+        "--model",
+        help="causal model that embeds: a name on the Hub or a folder (default: the one that comes with echo-embed)",
+    )
     parser.add_argument("--answer-model", help="causal model that writes the answer (default: none, retrieval alone)")
     parser.add_argument("--passages", type=int, default=3, help="how many to retrieve")
     return parser.parse_args(arguments)

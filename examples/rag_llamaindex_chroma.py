@@ -24,7 +24,9 @@ try:
     from llama_index.embeddings.echo import EchoEmbedding
     from llama_index.embeddings.echo.chroma import open_chroma_vector_store
 except ImportError as error:
-    sys.exit(f"{error}\nThis example needs: pip install 'echo-embed[llama-index,chroma]' llama-index-vector-stores-chroma")
+    sys.exit(
+        f"{error}\nThis example needs: pip install 'echo-embed[llama-index,chroma]' llama-index-vector-stores-chroma"
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     Settings.embed_model = EchoEmbedding(model_name=options.model)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        client = chromadb.PersistentClient(options.index or temporary, settings=chromadb.Settings(anonymized_telemetry=False))
+        client = chromadb.PersistentClient(
+            options.index or temporary, settings=chromadb.Settings(anonymized_telemetry=False)
+        )
         index = build_index(client, DATA / "documents")
         ask_all(index.as_retriever(similarity_top_k=3), DATA / "questions.jsonl")
 
@@ -67,14 +71,19 @@ def ask_all(retriever: BaseRetriever, path: Path) -> None:
         first, within = first + (hits[0] == line["document"]), within + (line["document"] in hits)
         verdict = "right" if hits[0] == line["document"] else f"wrong, wanted {line['document']}"
         print(f"{line['question']}\n   → {hits[0]} ({verdict})")
-    print(f"\nThe right document comes first for {first} of {len(lines)} questions, among the first three for {within}.")
+    print(
+        f"\nThe right document comes first for {first} of {len(lines)} questions, among the first three for {within}."
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", help="folder that keeps the index (default: a temporary one)")
-    parser.add_argument("--model", help="causal model that embeds: a name on the Hub or a folder (default: the one that comes with echo-embed)")
+    parser.add_argument(
+        "--model",
+        help="causal model that embeds: a name on the Hub or a folder (default: the one that comes with echo-embed)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -32,8 +32,13 @@ def main() -> None:
         for score, place in zip(scores.tolist(), places.tolist(), strict=True):
             mark = "  <- has the answer" if files[place].name == questions[number]["document"] else ""
             print(f"  {score:.3f}  {files[place].stem}{mark}")
-    found = sum(files[place].name == question["document"] for place, question in zip(similarities.argmax(1).tolist(), questions, strict=True))
-    print(f"\n{len(files)} documents, {documents.shape[1]} numbers each; of {len(questions)} questions {found} have their answer in the first place")
+    found = sum(
+        files[place].name == question["document"]
+        for place, question in zip(similarities.argmax(1).tolist(), questions, strict=True)
+    )
+    print(
+        f"\n{len(files)} documents, {documents.shape[1]} numbers each; of {len(questions)} questions {found} have their answer in the first place"
+    )
 
 
 if __name__ == "__main__":

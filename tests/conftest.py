@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite states tolerances of the CPU; tests marked gpu set it themselves
+os.environ.update(
+    HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1"
+)
+os.environ.setdefault(
+    "CUDA_VISIBLE_DEVICES", ""
+)  # the suite states tolerances of the CPU; tests marked gpu set it themselves
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)  # tiny models: a second thread only waits
-settings.register_profile("tiny", max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "tiny", max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 settings.load_profile("tiny")
 
 ModelFolder = Callable[..., Path]
@@ -33,7 +39,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     def folder(family: str = "llama", tokenizer: str = "", seed: int = 0, **sizes: object) -> Path:
         key = (family, tokenizer, seed, *sorted((name, str(value)) for name, value in sizes.items()))
         if key not in built:
-            built[key] = build_model(tmp_path_factory.mktemp(f"{family}-{tokenizer or 'own'}-"), family, tokenizer, seed, **sizes)
+            built[key] = build_model(
+                tmp_path_factory.mktemp(f"{family}-{tokenizer or 'own'}-"), family, tokenizer, seed, **sizes
+            )
         return built[key]
 
     return folder

@@ -25,7 +25,9 @@ def encoder_of(folder: Path, runtime: Runtime = FP32, **options: Any) -> EchoEnc
 
 def oracle_vectors(folder: Path, template: str, texts: Any, **options: Any) -> np.ndarray:
     oracle = open_oracle(folder)
-    return np.stack([oracle.vector(PIECES[template], {"text": text, "instruction": INSTRUCTION}, **options) for text in texts])
+    return np.stack(
+        [oracle.vector(PIECES[template], {"text": text, "instruction": INSTRUCTION}, **options) for text in texts]
+    )
 
 
 WAYS = ("encode_documents", "encode_queries", "iter_documents", "aencode_documents", "aencode_queries")

@@ -27,7 +27,12 @@ PIECES: dict[str, list[Piece]] = {
         ("value", " text", True),
     ],
     "classical": [("say", "Write a paragraph:", False), ("value", " text", True)],
-    "prompteol": [("say", 'This sentence: "', False), ("value", "text", False), ("say", '" means in one word:', False), ("say", '"', True)],
+    "prompteol": [
+        ("say", 'This sentence: "', False),
+        ("value", "text", False),
+        ("say", '" means in one word:', False),
+        ("say", '"', True),
+    ],
     "finetuned-query": [
         ("say", "Instruct:", False),
         ("value", " instruction", False),
@@ -91,7 +96,9 @@ class Oracle:
     def states(self, ids: Sequence[int], layer: int = -1) -> torch.Tensor:
         """(T, D) float32 states behind a layer, counted from 1 or from -1, of one row."""
         ids_tensor = torch.tensor([list(ids)])
-        output = self.model(input_ids=ids_tensor, attention_mask=self._masks(len(ids)), output_hidden_states=True, use_cache=False)
+        output = self.model(
+            input_ids=ids_tensor, attention_mask=self._masks(len(ids)), output_hidden_states=True, use_cache=False
+        )
         hidden = output.hidden_states  # embeddings first
         assert len(hidden) == self.model.config.num_hidden_layers + 1
         return hidden[layer if layer > 0 else len(hidden) + layer][0]
@@ -111,7 +118,12 @@ class Oracle:
         return _additive(sliding if config.model_type == "mistral" else full)
 
     def vector(
-        self, pieces: Sequence[Piece], values: Mapping[str, str], pooling: str = "mean", layer: int = -1, normalize: bool = True
+        self,
+        pieces: Sequence[Piece],
+        values: Mapping[str, str],
+        pooling: str = "mean",
+        layer: int = -1,
+        normalize: bool = True,
     ) -> np.ndarray[Any, Any]:
         """The vector (D,) float64 of one text."""
         ids, positions = self.ids_and_pooled(pieces, values)
@@ -121,7 +133,9 @@ class Oracle:
 def pool(states: np.ndarray[Any, Any], pooling: str, normalize: bool = True) -> np.ndarray[Any, Any]:
     """(T, D) float64 → (D,)."""
     ranks = np.arange(1, len(states) + 1)
-    weights = {"mean": np.ones(len(states)), "last": (ranks == len(states)).astype(float), "weighted_mean": ranks}[pooling]
+    weights = {"mean": np.ones(len(states)), "last": (ranks == len(states)).astype(float), "weighted_mean": ranks}[
+        pooling
+    ]
     vector = (weights[:, None] * states).sum(axis=0) / weights.sum()
     return vector / np.sqrt((vector**2).sum()) if normalize else vector
 

@@ -13,7 +13,9 @@ from typing import Any
 _BRACED = re.compile(r"\{([^{}]+)\}")
 
 
-def reference_ids(tokenizer: Any, template: str, values: Mapping[str, str], max_length: int) -> tuple[list[int], list[int]]:
+def reference_ids(
+    tokenizer: Any, template: str, values: Mapping[str, str], max_length: int
+) -> tuple[list[int], list[int]]:
     """The row's ids and the positions that are pooled."""
     ids: list[int] = []
     pooled: list[int] = []

@@ -36,7 +36,9 @@ def _byte_level_base() -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
+    )
     return tokenizer.to_str()
 
 
@@ -45,7 +47,9 @@ def _metaspace_model() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges in Llama 2's order: unk, bos, eos, 256 bytes, pieces."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<unk>"], show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<unk>"], show_progress=False)
+    )
     trained = json.loads(tokenizer.to_str())["model"]
     pieces = [piece for piece, _ in sorted(trained["vocab"].items(), key=lambda item: item[1]) if piece != "<unk>"]
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
@@ -54,8 +58,12 @@ def _metaspace_model() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def _sentencepiece(bos: bool = True) -> Tokenizer:
     vocabulary, merges = _metaspace_model()
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in ("<unk>", "<s>", "</s>")]
+    )
     strip = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(strip)
     if bos:
@@ -65,7 +73,9 @@ def _sentencepiece(bos: bool = True) -> Tokenizer:
 
 def _bos_processor(tokenizer: Tokenizer, token: str) -> Any:
     pair = f"{token} $A {token} $B"
-    return processors.TemplateProcessing(single=f"{token} $A", pair=pair, special_tokens=[(token, tokenizer.token_to_id(token))])
+    return processors.TemplateProcessing(
+        single=f"{token} $A", pair=pair, special_tokens=[(token, tokenizer.token_to_id(token))]
+    )
 
 
 def _wrapped(tokenizer: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
@@ -90,7 +100,12 @@ def chatml() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer.from_str(_byte_level_base())
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
-    return _wrapped(tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+    return _wrapped(
+        tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
 
 
 def no_special() -> PreTrainedTokenizerFast:
@@ -136,6 +151,7 @@ def word_level() -> PreTrainedTokenizerFast:
 
 
 TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    make.__name__: make for make in (byte_level_bos, byte_level, chatml, no_special, metaspace, legacy, gemma, forgetful, word_level)
+    make.__name__: make
+    for make in (byte_level_bos, byte_level, chatml, no_special, metaspace, legacy, gemma, forgetful, word_level)
 }
 TEXT_TOKENIZERS = ("byte_level_bos", "byte_level", "chatml", "metaspace", "legacy", "gemma")

@@ -101,7 +101,9 @@ def is_held_out(group: str, recipe: Recipe) -> bool:
     return zlib.crc32(group.encode()) % 10_000 < recipe.held_out_share * 10_000
 
 
-def read_corpus(work: Path, answers: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Corpus:
+def read_corpus(
+    work: Path, answers: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, recipe: Recipe
+) -> Corpus:
     """The texts that have a teacher's vector by now, whole groups of them held out; ``answers`` are queries and their passages to train on."""
     parts = [np.load(path) for path in sorted((work / "teacher").glob("part-????.npy"))]
     vectors = torch.from_numpy(np.concatenate(parts)).float()
@@ -127,7 +129,11 @@ def read_answers(data: str, exclude: list[Path], recipe: Recipe) -> list[tuple[s
     """Queries and their passages, without what is held out or excluded."""
     banned = excluded(exclude)
     queries, passages = pairs(files_of(data_folder(data)), recipe)
-    kept = [(query["text"], passage["text"]) for query, passage in zip(queries, passages, strict=True) if not is_held_out(query["group"], recipe)]
+    kept = [
+        (query["text"], passage["text"])
+        for query, passage in zip(queries, passages, strict=True)
+        if not is_held_out(query["group"], recipe)
+    ]
     return [texts for texts in kept if all(text.strip() and plain(text) not in banned for text in texts)]
 
 
@@ -160,10 +166,14 @@ def token_vectors(corpus: Corpus, vocabulary: Tensor, frequency: Tensor, recipe:
         chosen = torch.randint(len(corpus.training), (recipe.table_batch + recipe.table_bank,), generator=generator)
         indices = [corpus.training[i] for i in chosen.tolist()]
         batch, bank = indices[: recipe.table_batch], corpus.vectors[indices[recipe.table_batch :]]
-        loss = distillation_loss(mean_of_table(table, [corpus.sayings[i] for i in batch]), corpus.vectors[batch], bank, recipe)
+        loss = distillation_loss(
+            mean_of_table(table, [corpus.sayings[i] for i in batch]), corpus.vectors[batch], bank, recipe
+        )
         if corpus.queries:
             pool = torch.randint(len(corpus.queries), (recipe.table_pairs,), generator=generator).tolist()
-            queries, passages = (mean_of_table(table, [said[i] for i in pool]) for said in (corpus.queries, corpus.passages))
+            queries, passages = (
+                mean_of_table(table, [said[i] for i in pool]) for said in (corpus.queries, corpus.passages)
+            )
             loss = loss + recipe.pair_weight * pair_loss(queries, passages, recipe)
         loss.backward()
         for group in optimiser.param_groups:
@@ -230,7 +240,9 @@ def fitted_table(corpus: Corpus, frequency: Tensor, work: Path, recipe: Recipe) 
     return torch.load(saved)
 
 
-def add_token_vectors(trainer: Trainer, prompt: Prompt, corpus: Corpus, table: Tensor, frequency: Tensor, recipe: Recipe) -> Tensor:
+def add_token_vectors(
+    trainer: Trainer, prompt: Prompt, corpus: Corpus, table: Tensor, frequency: Tensor, recipe: Recipe
+) -> Tensor:
     """Token vectors into the embeddings; returns the rotation, which the teacher's vectors go through too.
 
     Dimension 0 becomes a constant: a token's length beside it says how much the token counts in the mean.
@@ -289,7 +301,13 @@ def second_saying_mean(states: Tensor, sayings: list[list[int]], prompt: Prompt)
 
 
 def language_loss(
-    states: Tensor, ids: Tensor, sayings: list[list[int]], prompt: Prompt, embeddings: Tensor, frequency: Tensor, recipe: Recipe
+    states: Tensor,
+    ids: Tensor,
+    sayings: list[list[int]],
+    prompt: Prompt,
+    embeddings: Tensor,
+    frequency: Tensor,
+    recipe: Recipe,
 ) -> Tensor:
     """Next-token loss on the first saying."""
     places = torch.arange(ids.shape[1] - 1)
@@ -302,7 +320,16 @@ def language_loss(
 class EchoTuning:
     """The model, the texts, and one step of training."""
 
-    def __init__(self, corpus: Corpus, prompt: Prompt, trainer: Trainer, rotation: Tensor, table: Tensor, frequency: Tensor, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        prompt: Prompt,
+        trainer: Trainer,
+        rotation: Tensor,
+        table: Tensor,
+        frequency: Tensor,
+        recipe: Recipe,
+    ) -> None:
         self.corpus, self.prompt, self.trainer, self.recipe = corpus, prompt, trainer, recipe
         self.rotation, self.table, self.frequency = rotation, table @ rotation, frequency
 
@@ -339,14 +366,18 @@ class EchoTuning:
         wanted = self.corpus.vectors[indices] @ self.rotation
         parts = {"distillation": distillation_loss(found, wanted, torch.cat([wanted, bank]), self.recipe)}
         if language:
-            parts["language"] = language_loss(states, ids, sayings, self.prompt, self.trainer.embeddings, self.frequency, self.recipe)
+            parts["language"] = language_loss(
+                states, ids, sayings, self.prompt, self.trainer.embeddings, self.frequency, self.recipe
+            )
         return parts
 
     def query_loss(self) -> Tensor:
         """Queries said twice, against their passages and others by the token vectors alone: long texts would cost most of the time."""
         pool = random.choices(range(len(self.corpus.queries)), k=self.recipe.table_pairs)
         queries = [self.corpus.queries[i] for i in pool[: self.recipe.echo_queries]]
-        return pair_loss(self.embed(queries)[0], mean_of_table(self.table, [self.corpus.passages[i] for i in pool]), self.recipe)
+        return pair_loss(
+            self.embed(queries)[0], mean_of_table(self.table, [self.corpus.passages[i] for i in pool]), self.recipe
+        )
 
     @torch.no_grad()
     def vectors(self, sayings: list[list[int]]) -> Tensor:
@@ -478,7 +509,9 @@ def start(work: Path, output: Path, answers: list[tuple[str, str]], similarity: 
     """The run's last checkpoint, or a new run from the language model."""
     tokenizer = AutoTokenizer.from_pretrained(work / "lm_checkpoint")
     model = AutoModelForCausalLM.from_pretrained(work / "lm_checkpoint", dtype=torch.float32)
-    trainer = Trainer(model, recipe.echo_muon_rate, recipe.echo_adam_rate, recipe.echo_embedding_rate, frozen=("norm.weight",))
+    trainer = Trainer(
+        model, recipe.echo_muon_rate, recipe.echo_adam_rate, recipe.echo_embedding_rate, frozen=("norm.weight",)
+    )
     corpus = read_corpus(work, answers, tokenizer, recipe)
     counts = torch.bincount(torch.tensor([t for s in corpus.sayings for t in s]), minlength=len(trainer.embeddings))
     frequency = (counts + 0.5) / (counts + 0.5).sum()
@@ -488,14 +521,32 @@ def start(work: Path, output: Path, answers: list[tuple[str, str]], similarity: 
     if not checkpoint.exists():
         rotation = add_token_vectors(trainer, prompt, corpus, table, frequency, recipe)
         first = [weights.detach().clone() for weights in trainer.weights()]
-        run = Run(EchoTuning(corpus, prompt, trainer, rotation, table, frequency, recipe), tokenizer, work, output, similarity, first, [{"step": 0}])
+        run = Run(
+            EchoTuning(corpus, prompt, trainer, rotation, table, frequency, recipe),
+            tokenizer,
+            work,
+            output,
+            similarity,
+            first,
+            [{"step": 0}],
+        )
         print(run.measure(), flush=True)
         run.save()
         return run
     state = torch.load(checkpoint)
     trainer.load(state["trainer"])
     tuning = EchoTuning(corpus, prompt, trainer, state["rotation"], table, frequency, recipe)
-    return Run(tuning, tokenizer, work, output, similarity, state["start"], state["history"], state["tokens"], state["passes_done"])
+    return Run(
+        tuning,
+        tokenizer,
+        work,
+        output,
+        similarity,
+        state["start"],
+        state["history"],
+        state["tokens"],
+        state["passes_done"],
+    )
 
 
 def main() -> None:

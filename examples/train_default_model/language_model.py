@@ -71,7 +71,9 @@ def train_tokenizer(texts: list[str], folder: Path, recipe: Recipe) -> PreTraine
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]),
+            processors.TemplateProcessing(
+                single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+            ),
         ]
     )
     wrapped = PreTrainedTokenizerFast(

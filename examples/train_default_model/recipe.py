@@ -203,7 +203,12 @@ def plain(text: str) -> str:
 
 def excluded(paths: Iterable[Path]) -> frozenset[str]:
     """Every tab-separated field of the given files, made `plain`; short fields (numbers, names) do not count."""
-    fields = (plain(field) for path in paths for line in path.read_text(encoding="utf-8").splitlines() for field in line.split("\t"))
+    fields = (
+        plain(field)
+        for path in paths
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for field in line.split("\t")
+    )
     return frozenset(field for field in fields if len(field) >= 12)
 
 
@@ -251,7 +256,14 @@ class Trainer:
     looking rows up costs nothing. Matrices go through Muon, the rest through AdamW.
     """
 
-    def __init__(self, model: LlamaForCausalLM, muon_rate: float, adam_rate: float, embedding_rate: float, frozen: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        muon_rate: float,
+        adam_rate: float,
+        embedding_rate: float,
+        frozen: tuple[str, ...] = (),
+    ) -> None:
         self.model = model
         self.embeddings = nn.Parameter(model.model.embed_tokens.weight.detach().float().clone())
         self.body = model.model.to(torch.bfloat16)
@@ -327,7 +339,10 @@ class Trainer:
     def save_model(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         """The model as Hugging Face files in bf16; the folder appears at once, whole."""
         model = LlamaForCausalLM(self.model.config).to(torch.bfloat16)
-        weights = {f"model.{name}": master.data.to(torch.bfloat16) for name, master in zip(self.names, self.masters, strict=True)}
+        weights = {
+            f"model.{name}": master.data.to(torch.bfloat16)
+            for name, master in zip(self.names, self.masters, strict=True)
+        }
         weights["model.embed_tokens.weight"] = self.embeddings.data.to(torch.bfloat16)
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
         model.load_state_dict(weights)

@@ -15,4 +15,12 @@ from echo_chroma.documents import Added, add_documents
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.records import document_id
 
-__all__ = ["Added", "EchoEmbeddingFunction", "add_documents", "check_collection", "collection_options", "document_id", "open_collection"]
+__all__ = [
+    "Added",
+    "EchoEmbeddingFunction",
+    "add_documents",
+    "check_collection",
+    "collection_options",
+    "document_id",
+    "open_collection",
+]

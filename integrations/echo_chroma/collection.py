@@ -13,10 +13,12 @@ from chromadb.api.models.Collection import Collection
 
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_core.config import EchoConfig, Runtime
-from echo_core.space import FINGERPRINT_KEY, check_space, space_metadata, space_of
+from echo_core.identity.space import FINGERPRINT_KEY, check_space, space_metadata, space_of
 
 
-def open_collection(client: ClientAPI, name: str, config: EchoConfig | None = None, runtime: Runtime | None = None) -> Collection:
+def open_collection(
+    client: ClientAPI, name: str, config: EchoConfig | None = None, runtime: Runtime | None = None
+) -> Collection:
     """The collection of this name, made if there is none, whose vectors are those of ``config``. Loads no weights.
 
     Args:
@@ -56,7 +58,9 @@ def check_collection(collection: Collection, config: EchoConfig | None = None) -
 def check_stored_space(collection: Collection, space: Mapping[str, Any]) -> None:
     """``check_collection`` for a space."""
     stored = collection.metadata
-    if FINGERPRINT_KEY not in (stored or {}):  # made by Chroma's own means; if with our function, then that says the space
+    if FINGERPRINT_KEY not in (
+        stored or {}
+    ):  # made by Chroma's own means; if with our function, then that says the space
         function = collection.configuration.get("embedding_function")
         stored = space_metadata(function.space) if isinstance(function, EchoEmbeddingFunction) else None
     check_space(stored, space, f"Chroma collection {collection.name!r}{_made_with(collection)}")

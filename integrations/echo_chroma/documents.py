@@ -82,7 +82,9 @@ def _store(collection: Collection, function: EchoEmbeddingFunction, records: Seq
     except TextError as error:
         raise error.at(records[error.index].number) from error.__cause__
     columns = [[getattr(record, name) for record in records] for name in ("id", "metadata", "text")]
-    for ids, embeddings, metadatas, documents in create_batches(collection._client, columns[0], list(vectors), columns[1], columns[2]):
+    for ids, embeddings, metadatas, documents in create_batches(
+        collection._client, columns[0], list(vectors), columns[1], columns[2]
+    ):
         collection.upsert(ids, embeddings, metadatas, documents)
 
 
@@ -91,4 +93,6 @@ def _function_of(collection: Collection) -> EchoEmbeddingFunction:
     for function in (collection._embedding_function, collection.configuration.get("embedding_function")):
         if isinstance(function, EchoEmbeddingFunction):
             return function
-    raise EchoError(f"collection {collection.name!r} must have an EchoEmbeddingFunction; open it with echo_chroma.open_collection")
+    raise EchoError(
+        f"collection {collection.name!r} must have an EchoEmbeddingFunction; open it with echo_chroma.open_collection"
+    )

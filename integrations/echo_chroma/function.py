@@ -12,10 +12,11 @@ from chromadb.utils.embedding_functions import register_embedding_function
 from numpy.typing import NDArray
 
 from echo_chroma.stored import from_stored, to_stored, with_absolute_model
-from echo_core.checkpoint import find_checkpoint, weights_identity
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import VariableError
-from echo_core.space import check_space, describe_space, space_metadata
+from echo_core.identity.checkpoint import find_checkpoint
+from echo_core.identity.space import check_space, describe_space, space_metadata
+from echo_core.identity.weights import weights_identity
 
 if TYPE_CHECKING:
     from echo_core.encoder import EchoEncoder
@@ -29,7 +30,11 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
     """
 
     def __init__(
-        self, config: EchoConfig | str | os.PathLike[str] | None = None, runtime: Runtime | None = None, *, weights: str | None = None
+        self,
+        config: EchoConfig | str | os.PathLike[str] | None = None,
+        runtime: Runtime | None = None,
+        *,
+        weights: str | None = None,
     ) -> None:
         """Check the options.
 
@@ -41,7 +46,9 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         Raises:
             ConfigError: an option is unknown, of the wrong type or out of range.
         """
-        given = config if isinstance(config, EchoConfig) else EchoConfig(os.fspath(config) if config is not None else None)
+        given = (
+            config if isinstance(config, EchoConfig) else EchoConfig(os.fspath(config) if config is not None else None)
+        )
         self.config = with_absolute_model(given)
         self.runtime = runtime or Runtime()
         self._weights = weights
@@ -68,7 +75,9 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
         encoder = shared_encoder(self.config, self.runtime)
         if self._weights is not None:
-            check_space(space_metadata(self.space), encoder.space, "the collection that this embedding function comes from")
+            check_space(
+                space_metadata(self.space), encoder.space, "the collection that this embedding function comes from"
+            )
         return encoder
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from echo_core.inputs import check_collection, check_text
+from echo_core.text.inputs import check_collection, check_text
 
 Metadata = Mapping[str, Any]
 Variables = Mapping[str, "str | Iterable[str]"]
@@ -27,12 +27,19 @@ class Record:
 def document_id(text: str, source: str | None = None, variables: Mapping[str, str] | None = None) -> str:
     """A record's id (32 hex digits): a hash of its text, of where it comes from, and of the template's other values."""
     parts = [text] if source is None else [text, source]
-    parts += [part for item in sorted((variables or {}).items()) for part in item]  # in pairs: an even number of parts means a source
-    return hashlib.sha256("\0".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    parts += [
+        part for item in sorted((variables or {}).items()) for part in item
+    ]  # in pairs: an even number of parts means a source
+    return hashlib.sha256(
+        "\0".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass")
+    ).hexdigest()[:32]
 
 
 def read_records(
-    texts: Iterable[str], metadatas: Iterable[Metadata | None] | None, ids: Iterable[str] | None, variables: Variables | None
+    texts: Iterable[str],
+    metadatas: Iterable[Metadata | None] | None,
+    ids: Iterable[str] | None,
+    variables: Variables | None,
 ) -> Iterator[Record]:
     """The records in the caller's order, read when they are asked for; the arguments are those of ``add_documents``.
 
@@ -42,10 +49,16 @@ def read_records(
     """
     check_collection(texts)
     if variables and ids is not None:
-        raise ValueError("ids must be left out where variables are given: what is stored shows their values only by an id made from them")
+        raise ValueError(
+            "ids must be left out where variables are given: what is stored shows their values only by an id made from them"
+        )
     fixed = {name: value for name, value in (variables or {}).items() if isinstance(value, str)}
     varying = {name: column for name, column in (variables or {}).items() if name not in fixed}
-    for name, column in {"metadatas": metadatas, "ids": ids, **{f"variable {name!r}": column for name, column in varying.items()}}.items():
+    for name, column in {
+        "metadatas": metadatas,
+        "ids": ids,
+        **{f"variable {name!r}": column for name, column in varying.items()},
+    }.items():
         _check_column(name, column, texts)
     values = (dict(zip(varying, row, strict=True)) for row in zip(*varying.values(), strict=True)) if varying else None
     return _numbered({"text": texts, "metadata": metadatas, "id": ids, "values": values}, fixed)
@@ -67,7 +80,9 @@ def _numbered(columns: Mapping[str, Iterable[Any] | None], fixed: Mapping[str, s
         text, metadata = check_text(fields["text"], number), dict(fields.get("metadata") or {})
         source, variables = metadata.get("source"), _checked({**fixed, **fields.get("values", {})}, number)
         made = document_id(text, None if source is None else str(source), variables)
-        yield Record(number, fields.get("id", made), text, metadata or None, variables)  # Chroma takes no empty metadata
+        yield Record(
+            number, fields.get("id", made), text, metadata or None, variables
+        )  # Chroma takes no empty metadata
 
 
 def _checked(variables: dict[str, Any], number: int) -> dict[str, str]:

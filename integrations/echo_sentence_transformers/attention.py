@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from echo_core.attention import Forward, choose_layout
-from echo_core.settings import exact_attention
+from echo_core.engine.architecture import exact_attention
+from echo_core.engine.attention.interface import Forward, choose_layout
 
 _lock = threading.Lock()
 

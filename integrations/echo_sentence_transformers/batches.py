@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from echo_core.batches import Batch, group_rows, to_device
-from echo_core.budget import Widths, choose_budget
+from echo_core.engine.architecture import long_rows_from
+from echo_core.engine.batches import Batch, group_rows, to_device
+from echo_core.engine.memory import Widths, choose_budget
+from echo_core.engine.runner import Runner
 from echo_core.errors import NotFiniteError
-from echo_core.runner import Runner
-from echo_core.settings import long_rows_from
-from echo_core.tokens import Row
-from echo_core.vectors import first_not_finite, join_spans
+from echo_core.methods.finish import first_not_finite, join_spans
+from echo_core.text.rows import Row
 from echo_sentence_transformers.rows import Plan
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def pool_plan(transformer: EchoTransformer, pooling: EchoPooling, plan: Plan, bu
         if not bool(torch.isfinite(pooled).all()):
             bad = first_not_finite(pooled.cpu().numpy())
             number = plan.numbers[plan.kept[bad or 0]]
-            raise NotFiniteError(number, "must get finite numbers from the model, got NaN or infinity; try model_kwargs={'dtype': 'float32'}")
+            raise NotFiniteError(
+                number,
+                "must get finite numbers from the model, got NaN or infinity; try model_kwargs={'dtype': 'float32'}",
+            )
         vectors[plan.kept] = pooled
     return vectors
 
@@ -80,7 +83,9 @@ class _States:
     keeps: bool = True
 
     def states(self, batch: Batch) -> Tensor:
-        return self.transformer.states(to_device(batch.ids, self.device), batch.lengths, batch.shared, batch.beginning).flatten(0, 1)
+        return self.transformer.states(
+            to_device(batch.ids, self.device), batch.lengths, batch.shared, batch.prefix
+        ).flatten(0, 1)
 
     def choose_budget(self) -> int:
         model = self.transformer.model

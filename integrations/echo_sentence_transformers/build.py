@@ -8,12 +8,17 @@ from typing import Any
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
-from echo_core.checkpoint import CONFIG_FILE, load_config
 from echo_core.config import EchoConfig
+from echo_core.identity.checkpoint import CONFIG_FILE, load_config
 from echo_sentence_transformers.pooling import EchoPooling
 from echo_sentence_transformers.transformer import EchoTransformer
 
-_SHARED = {"token": "token", "trust_remote_code": "trust_remote_code", "revision": "revision", "local_files_only": "local_files_only"}
+_SHARED = {
+    "token": "token",
+    "trust_remote_code": "trust_remote_code",
+    "revision": "revision",
+    "local_files_only": "local_files_only",
+}
 _SHARED["cache_folder"] = "cache_dir"  # sentence-transformers' name → transformers'
 _KINDS = ("model_kwargs", "processor_kwargs", "config_kwargs")
 

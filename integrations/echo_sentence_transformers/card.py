@@ -10,8 +10,14 @@ from echo_core.config import EchoConfig
 INSTALL = "pip install 'echo-embed[sentence-transformers]'"
 _CHANGES = (
     (re.compile(r"pip install (-U )?sentence-transformers"), INSTALL),
-    (re.compile(r"First install the Sentence Transformers library"), "First install echo-embed, which brings Sentence Transformers along"),
-    (re.compile(r"from sentence_transformers import SentenceTransformer\b"), "from echo_sentence_transformers import EchoSentenceTransformer"),
+    (
+        re.compile(r"First install the Sentence Transformers library"),
+        "First install echo-embed, which brings Sentence Transformers along",
+    ),
+    (
+        re.compile(r"from sentence_transformers import SentenceTransformer\b"),
+        "from echo_sentence_transformers import EchoSentenceTransformer",
+    ),
     (re.compile(r"(?<![A-Za-z.])SentenceTransformer\((?=[\"'])"), "EchoSentenceTransformer("),
 )
 _TITLE = "## Echo embeddings"
@@ -54,7 +60,9 @@ def rewrite_card(path: Path, echo: EchoConfig) -> None:
     if _TITLE not in text:
         found = re.search(r"EchoSentenceTransformer\([\"']([^\"']+)", text)
         name = found.group(1) if found else "this/model"
-        section = _SECTION.format(title=_TITLE, install=INSTALL, name=name, query=echo.query_template, document=echo.document_template)
+        section = _SECTION.format(
+            title=_TITLE, install=INSTALL, name=name, query=echo.query_template, document=echo.document_template
+        )
         before, heading, rest = text.partition("## Model Details")
         text = before + section + heading + rest
     path.write_text(text, encoding="utf-8")

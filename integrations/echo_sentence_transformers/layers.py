@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from echo_core.readout import CUT, count_from_start, find_layers
+from echo_core.engine.readout import CUT, count_from_start, find_layers
 
 
 class StateTap:

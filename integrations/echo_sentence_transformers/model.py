@@ -10,7 +10,7 @@ import numpy as np
 from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor
 
-from echo_core.inputs import check_collection, check_text, is_blank
+from echo_core.text.inputs import check_collection, check_text, is_blank
 from echo_sentence_transformers.adapters import merge_adapters
 from echo_sentence_transformers.batches import pool_plan
 from echo_sentence_transformers.rows import PLAN, WholeText
@@ -52,9 +52,14 @@ class EchoSentenceTransformer(StoredModel):
         """
         if output_value == "sentence_embedding" and batch_size > 0:
             if batch_size != _ST_BATCH:
-                log.info("batch_size=%d has no effect: batches are cut by tokens; model.token_budget sets how many", batch_size)
+                log.info(
+                    "batch_size=%d has no effect: batches are cut by tokens; model.token_budget sets how many",
+                    batch_size,
+                )
             inputs, batch_size = self._marked(inputs), BLOCK_TEXTS
-        vectors = super().encode(inputs, prompt_name, prompt, batch_size, show_progress_bar, output_value, *args, **options)
+        vectors = super().encode(
+            inputs, prompt_name, prompt, batch_size, show_progress_bar, output_value, *args, **options
+        )
         if isinstance(vectors, np.ndarray) and not vectors.size:
             return np.empty((0, self.get_embedding_dimension()), dtype=np.float32)
         if isinstance(vectors, Tensor) and not vectors.numel():
@@ -67,7 +72,9 @@ class EchoSentenceTransformer(StoredModel):
             return WholeText.of(inputs, 0)
         texts = [WholeText.of(check_text(text, number), number) for number, text in enumerate(check_collection(inputs))]
         for text in texts:
-            is_blank(text, text.number, self.echo_config.empty)  # here, as an error in a worker of a pool hangs versions before 6.2
+            is_blank(
+                text, text.number, self.echo_config.empty
+            )  # here, as an error in a worker of a pool hangs versions before 6.2
         return texts
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
+from echo_core.engine.pooling import POOLERS, pool_spans
 from echo_core.errors import check_choice
-from echo_core.pooling import POOLERS, pool_spans
 from echo_sentence_transformers.rows import POOL
 
 _NAMES = {"mean": "mean", "last": "lasttoken", "weighted_mean": "weightedmean"}  # ours → sentence-transformers'

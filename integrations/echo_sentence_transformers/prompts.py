@@ -6,8 +6,8 @@ from typing import Any
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ConfigError
-from echo_core.tokenizer import TextTokenizer
-from echo_core.tokens import PromptTokenizer
+from echo_core.text.prompts import PromptTokenizer
+from echo_core.text.tokenizer import TextTokenizer
 
 ROLES = ("query", "document")
 
@@ -35,7 +35,9 @@ class Prompts:
         """Raise ConfigError if a row of ``max_tokens`` would not fit into the model's positions."""
         longest = max(self.of(role, echo).longest_row() for role in ROLES)
         if positions is not None and longest > positions:
-            raise ConfigError(f"max_tokens must fit, with the prompt, into the model's {positions} positions, got {echo.max_tokens}")
+            raise ConfigError(
+                f"max_tokens must fit, with the prompt, into the model's {positions} positions, got {echo.max_tokens}"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Prompts, (self._source,)

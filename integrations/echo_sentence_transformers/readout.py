@@ -8,14 +8,16 @@ from typing import Any
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
-from echo_core.attention import register_attention
-from echo_core.beginnings import Beginning
-from echo_core.layout import layout_arguments
+from echo_core.engine.attention.interface import register_attention
+from echo_core.engine.attention.packing import packing_arguments
+from echo_core.engine.prefix_cache import Prefix
 from echo_sentence_transformers.attention import RowAttention
 from echo_sentence_transformers.layers import tap_layer
 from echo_sentence_transformers.rows import INPUT
 
-_TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}  # an instruct model would else bring its chat template
+_TEXT_ONLY = {
+    "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+}  # an instruct model would else bring its chat template
 
 
 class ReadOutTransformer(Transformer):  # type: ignore[misc]
@@ -40,9 +42,11 @@ class ReadOutTransformer(Transformer):  # type: ignore[misc]
         features.update({key: value for key, value in output.items() if key != INPUT})
         return features
 
-    def states(self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0, beginning: Beginning | None = None) -> Tensor:
+    def states(
+        self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0, prefix: Prefix | None = None
+    ) -> Tensor:
         """States (B, T, D) at the read-out layer; the arguments are those of ``Decoder.forward``."""
-        layout = {} if lengths is None else layout_arguments(lengths, ids.device, shared, ids.shape[1], beginning)
+        layout = {} if lengths is None else packing_arguments(lengths, ids.device, shared, ids.shape[1], prefix)
         if self._tap:
             self._tap.open()
         output: Tensor = self.model(input_ids=ids, use_cache=False, **layout).last_hidden_state

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from echo_core.batches import pad_rows
 from echo_core.config import EchoConfig
+from echo_core.engine.batches import pad_rows
 from echo_core.errors import ConfigError, TextError, UnencodableTextError, VariableError
-from echo_core.inputs import fill_variables, is_blank
-from echo_core.tokens import PromptTokenizer, Row, Span, Tokenised
+from echo_core.text.inputs import fill_variables, is_blank
+from echo_core.text.prompts import PromptTokenizer, Tokenised
+from echo_core.text.rows import Row, Span
 
 INPUT, MASK, POOL, PLAN = "input_ids", "attention_mask", "pooling_mask", "echo_plan"
 
@@ -41,7 +42,9 @@ class Plan:
     numbers: list[int]
 
 
-def plan_rows(texts: Sequence[str], prompts: PromptTokenizer, echo: EchoConfig, instruction: str | None) -> tuple[Plan, int]:
+def plan_rows(
+    texts: Sequence[str], prompts: PromptTokenizer, echo: EchoConfig, instruction: str | None
+) -> tuple[Plan, int]:
     """The plan for N texts, and how many of them were longer than ``max_tokens``.
 
     Raises:
@@ -50,11 +53,15 @@ def plan_rows(texts: Sequence[str], prompts: PromptTokenizer, echo: EchoConfig, 
     """
     numbers = [getattr(text, "number", index) for index, text in enumerate(texts)]
     for number, text in zip(numbers, texts, strict=True):
-        if not isinstance(text, str):  # no TypeError: BaseModel.preprocess would answer it by gluing the prompt onto the texts
+        if not isinstance(
+            text, str
+        ):  # no TypeError: BaseModel.preprocess would answer it by gluing the prompt onto the texts
             raise UnencodableTextError(number, f"must be a string, got {type(text).__name__}")
     if "instruction" in prompts.template.variables and instruction is None and echo.instruction is None:
         way_out = "give prompt=…, or set EchoConfig(instruction=…), which the trainer needs even where it has prompts of its own"
-        raise VariableError(f"the template needs a value for {{instruction}}; {way_out}; it is {prompts.template.source!r}")
+        raise VariableError(
+            f"the template needs a value for {{instruction}}; {way_out}; it is {prompts.template.source!r}"
+        )
     kept = [index for index, text in enumerate(texts) if not is_blank(text, numbers[index], echo.empty)]
     variables = fill_variables(prompts.template, len(kept), echo.instruction, instruction, None)
     try:
@@ -72,7 +79,9 @@ def padded_features(plan: Plan, pad_id: int) -> dict[str, Any]:
     ids = pad_rows(rows).ids
     lengths = torch.tensor([len(row.ids) for row in rows])[:, None]
     spans = [row.spans[0] if row.spans else Span(0, 0, 0) for row in rows]
-    start, end = (torch.tensor(ends)[:, None] for ends in ([span.start for span in spans], [span.end for span in spans]))
+    start, end = (
+        torch.tensor(ends)[:, None] for ends in ([span.start for span in spans], [span.end for span in spans])
+    )
     at = torch.arange(ids.shape[1])
     ids = ids.masked_fill(at >= lengths, pad_id)
     return {INPUT: ids, MASK: (at < lengths).long(), POOL: ((start <= at) & (at < end)).long()}
@@ -82,6 +91,10 @@ def check_supported(echo: EchoConfig) -> None:
     """Raise ConfigError if the config has an option that only ``EchoEncoder`` serves."""
     for field in ("filter", "centre", "prepend_layers"):
         if getattr(echo, field, None) is not None:
-            raise ConfigError(f"{field} must be left out in a sentence-transformers model, got {getattr(echo, field)!r}; EchoEncoder serves it")
+            raise ConfigError(
+                f"{field} must be left out in a sentence-transformers model, got {getattr(echo, field)!r}; EchoEncoder serves it"
+            )
     if not isinstance(echo.layer, int):
-        raise ConfigError(f"layer must be one integer in a sentence-transformers model, got {echo.layer!r}; EchoEncoder takes the mean of several")
+        raise ConfigError(
+            f"layer must be one integer in a sentence-transformers model, got {echo.layer!r}; EchoEncoder takes the mean of several"
+        )

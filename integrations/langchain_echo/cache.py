@@ -6,7 +6,9 @@ try:
     from langchain_classic.embeddings import CacheBackedEmbeddings
     from langchain_classic.storage import EncoderBackedStore
 except ModuleNotFoundError as error:
-    raise ImportError("langchain_echo.cache needs langchain-classic: pip install 'echo-embed[langchain]' langchain-classic") from error
+    raise ImportError(
+        "langchain_echo.cache needs langchain-classic: pip install 'echo-embed[langchain]' langchain-classic"
+    ) from error
 
 from langchain_core.stores import ByteStore
 
@@ -22,4 +24,6 @@ def cached(embeddings: EchoEmbeddings, store: ByteStore) -> CacheBackedEmbedding
     """
     queries = EncoderBackedStore[str, bytes](store, "query-{}".format, bytes, bytes)
     namespace = embeddings.cache_namespace
-    return CacheBackedEmbeddings.from_bytes_store(embeddings, store, namespace=namespace, query_embedding_cache=queries, key_encoder="sha256")
+    return CacheBackedEmbeddings.from_bytes_store(
+        embeddings, store, namespace=namespace, query_embedding_cache=queries, key_encoder="sha256"
+    )

@@ -8,7 +8,9 @@ from typing import Any
 try:
     from langchain_chroma import Chroma
 except ModuleNotFoundError as error:
-    raise ImportError("langchain_echo.chroma needs langchain-chroma: pip install 'echo-embed[langchain,chroma]' langchain-chroma") from error
+    raise ImportError(
+        "langchain_echo.chroma needs langchain-chroma: pip install 'echo-embed[langchain,chroma]' langchain-chroma"
+    ) from error
 
 from langchain_core.embeddings import Embeddings
 
@@ -54,23 +56,35 @@ class EchoChroma(Chroma):
         check_collection(self._collection, config)
 
     def add_texts(
-        self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, ids: list[str] | None = None, **kwargs: Any
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        ids: list[str] | None = None,
+        **kwargs: Any,
     ) -> list[str]:
         """The ids of the texts, embedded and stored part by part: Chroma refuses more than some thousand records at once."""
         texts, done = list(texts), []
         size = self._client.get_max_batch_size()
         for start in range(0, len(texts), size):
             part = slice(start, start + size)
-            done += super().add_texts(texts[part], metadatas[part] if metadatas else None, ids[part] if ids else None, **kwargs)
+            done += super().add_texts(
+                texts[part], metadatas[part] if metadatas else None, ids[part] if ids else None, **kwargs
+            )
         return done
 
 
 def _echo(embeddings: Embeddings | None) -> EchoEmbeddings:
     inner = getattr(embeddings, "underlying_embeddings", embeddings)  # what CacheBackedEmbeddings wraps
     if not isinstance(inner, EchoEmbeddings):
-        raise TypeError(f"embedding_function must be EchoEmbeddings, got {type(inner).__name__}; for others use langchain_chroma.Chroma")
+        raise TypeError(
+            f"embedding_function must be EchoEmbeddings, got {type(inner).__name__}; for others use langchain_chroma.Chroma"
+        )
     return inner
 
 
 def _merge(ours: dict[str, Any], given: dict[str, Any]) -> Any:
-    return {**ours, **given, "hnsw": {**ours["hnsw"], **given.get("hnsw", {})}}  # a given {"hnsw": {"ef_search": …}} stays with cosine
+    return {
+        **ours,
+        **given,
+        "hnsw": {**ours["hnsw"], **given.get("hnsw", {})},
+    }  # a given {"hnsw": {"ef_search": …}} stays with cosine

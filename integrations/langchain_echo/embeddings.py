@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import echo_core
 from echo_core.config import EchoConfig, Runtime
-from echo_core.space import fingerprint, space_of
+from echo_core.identity.space import fingerprint, space_of
 
 if TYPE_CHECKING:
     from echo_core import EchoEncoder
-    from echo_core.vectors import Vectors
+    from echo_core.methods.finish import Vectors
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(EchoConfig))
 RUNTIME_FIELDS = tuple(field.name for field in dataclasses.fields(Runtime))
@@ -117,4 +117,6 @@ class EchoEmbeddings(BaseModel, Embeddings):  # type: ignore[misc]
 
 
 def _as_lists(vectors: Vectors) -> list[list[float]]:
-    return [row.tolist() for row in vectors]  # row by row: one tolist of all holds the GIL, and so the event loop, for its whole length
+    return [
+        row.tolist() for row in vectors
+    ]  # row by row: one tolist of all holds the GIL, and so the event loop, for its whole length

@@ -29,19 +29,32 @@ def data_folder(tmp_path):
     sts, beir, labelled, long = (tmp_path / name for name in ("sts", "beir", "labelled", "long"))
     for folder in (sts, beir, labelled, long):
         folder.mkdir()
-    rows = [f"g\tf\ty\t{i}\t{i % 5}.0\tA {word} sleeps.\tA {word} is asleep." for i, word in enumerate(["cat", "dog", "owl", "fox", "hen", "cow"])]
+    rows = [
+        f"g\tf\ty\t{i}\t{i % 5}.0\tA {word} sleeps.\tA {word} is asleep."
+        for i, word in enumerate(["cat", "dog", "owl", "fox", "hen", "cow"])
+    ]
     (sts / "sts-test.csv").write_text("\n".join(rows) + "\n")
     write_lines(beir / "corpus.jsonl", [{"_id": str(i), "text": text} for i, text in enumerate(DOCUMENTS)])
     write_lines(beir / "queries.jsonl", [{"_id": "a", "text": "owl at night"}, {"_id": "b", "text": "no answer"}])
-    write_lines(beir / "qrels.jsonl", [{"query-id": "a", "corpus-id": "0", "score": 1}, {"query-id": "b", "corpus-id": "1", "score": 0}])
+    write_lines(
+        beir / "qrels.jsonl",
+        [{"query-id": "a", "corpus-id": "0", "score": 1}, {"query-id": "b", "corpus-id": "1", "score": 0}],
+    )
     for name in ("train.csv", "test.csv"):
-        (labelled / name).write_text("text,category\n" + "".join(f"{text},{i % 2}\n" for i, text in enumerate(DOCUMENTS * 4)))
+        (labelled / name).write_text(
+            "text,category\n" + "".join(f"{text},{i % 2}\n" for i, text in enumerate(DOCUMENTS * 4))
+        )
     text = "\n".join(f"Line {i} speaks of nothing." for i in range(450)) + "\n"
     (long / "book.md").write_text(text)
     at = text.index("Line 300 ")
     reference = json.dumps([{"content": "x", "start_index": at, "end_index": at + 8}])
-    (long / "questions_df.csv").write_text('question,references,corpus_id\nWhat is 300?,"' + reference.replace('"', '""') + '",book\n')
-    write_lines(tmp_path / "triplets.jsonl", [{"structure": s, "query": "q w", "positive": "q w", "negative": "q x"} for s in ("S1", "S2")])
+    (long / "questions_df.csv").write_text(
+        'question,references,corpus_id\nWhat is 300?,"' + reference.replace('"', '""') + '",book\n'
+    )
+    write_lines(
+        tmp_path / "triplets.jsonl",
+        [{"structure": s, "query": "q w", "positive": "q w", "negative": "q x"} for s in ("S1", "S2")],
+    )
     return tmp_path
 
 
@@ -76,7 +89,9 @@ def test_a_folder_without_any_set_is_an_error(tmp_path):
 
 
 def test_a_limited_retrieval_set_keeps_every_answer_of_its_queries():
-    whole = RetrievalSet("x", [f"q{i}" for i in range(50)], [f"d{i}" for i in range(400)], [frozenset([i, 399 - i]) for i in range(50)])
+    whole = RetrievalSet(
+        "x", [f"q{i}" for i in range(50)], [f"d{i}" for i in range(400)], [frozenset([i, 399 - i]) for i in range(50)]
+    )
     part = limited(whole, 10)
     assert (len(part.queries), len(part.documents)) == (10, 50)
     for query, right in zip(part.queries, part.relevant, strict=True):
@@ -132,7 +147,9 @@ def test_bm25_equals_its_formula():
     np.testing.assert_allclose(scores, [[3 * one, 0, 0]])  # "owl" counts twice in the query
 
 
-@pytest.mark.parametrize("name", [n for n, fields in CONFIGURATIONS.items() if "random" not in n and "chunks" not in fields])
+@pytest.mark.parametrize(
+    "name", [n for n, fields in CONFIGURATIONS.items() if "random" not in n and "chunks" not in fields]
+)
 def test_a_configuration_has_the_vectors_of_its_own_encoder(tiny_llama, tmp_path, monkeypatch, name):
     """Passes are shared between configurations; encoding with the config, the plain way, must give the same."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -176,7 +193,20 @@ def test_the_command_writes_json_a_plot_and_a_table_of_the_json_alone(tiny_llama
     out = tmp_path / "results" / "quality.json"
     names = ["echo mean", "control: first saying"]
     quality.main(
-        ["--data", str(data_folder), "--model", str(tiny_llama), "--configurations", *names, "--out", str(out), "--limit", "5", "--trained", ""]
+        [
+            "--data",
+            str(data_folder),
+            "--model",
+            str(tiny_llama),
+            "--configurations",
+            *names,
+            "--out",
+            str(out),
+            "--limit",
+            "5",
+            "--trained",
+            "",
+        ]
     )
     run = json.loads(out.read_text())
     assert {record["system"] for record in run["results"]} == {"words (BM25, TF-IDF)", *names}
@@ -190,16 +220,38 @@ def test_the_command_writes_json_a_plot_and_a_table_of_the_json_alone(tiny_llama
 
 def test_an_empty_document_in_a_corpus_is_never_found_and_stops_nothing(tiny_llama, data_folder, tmp_path):
     """Cranfield has one; the run ended there with an EmptyTextError."""
-    write_lines(data_folder / "beir" / "corpus.jsonl", [{"_id": str(i), "text": text} for i, text in enumerate([*DOCUMENTS, ""])])
+    write_lines(
+        data_folder / "beir" / "corpus.jsonl",
+        [{"_id": str(i), "text": text} for i, text in enumerate([*DOCUMENTS, ""])],
+    )
     out = tmp_path / "q.json"
-    given = ["--data", str(data_folder / "beir"), "--model", str(tiny_llama), "--configurations", "echo mean", "--trained", "", "--out", str(out)]
+    given = [
+        "--data",
+        str(data_folder / "beir"),
+        "--model",
+        str(tiny_llama),
+        "--configurations",
+        "echo mean",
+        "--trained",
+        "",
+        "--out",
+        str(out),
+    ]
     quality.main(given)
     assert {record["documents"] for record in json.loads(out.read_text())["results"]} == {4}
 
 
 def test_the_table_has_a_line_a_system_and_the_best_configuration_in_bold():
     def record(system, value):
-        return {"set": "s", "kind": "PairSet", "system": system, "metric": "Spearman", "value": value, "low": value - 1, "high": value + 1}
+        return {
+            "set": "s",
+            "kind": "PairSet",
+            "system": system,
+            "metric": "Spearman",
+            "value": value,
+            "low": value - 1,
+            "high": value + 1,
+        }
 
     results = [record("words", 90.0), record("echo", 70.0), record("classical", 60.0), record("control: x", 80.0)]
     run = {"model": "m", "made": "2026-01-01", "machine": "a", "limit": None, "results": results}
@@ -247,7 +299,9 @@ def test_tasks_of_mteb_become_the_same_sets():
 
     labelled = get_task("Banking77Classification")
     part = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
-    labelled.load_data = lambda: setattr(labelled, "dataset", DatasetDict({"train": part, labelled.eval_splits[0]: part}))
+    labelled.load_data = lambda: setattr(
+        labelled, "dataset", DatasetDict({"train": part, labelled.eval_splits[0]: part})
+    )
     assert read_task(labelled) == LabelledSet("Banking77Classification", ["a", "b"], ["0", "1"], ["a", "b"], ["0", "1"])
 
 

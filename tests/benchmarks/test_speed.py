@@ -20,7 +20,7 @@ from timing import Timing, in_turns, percentile
 from transformers import AutoModel, LlamaConfig
 from workloads import WORKLOADS, chunks, queries
 
-from echo_core.batches import round_up
+from echo_core.engine.batches import round_up
 
 TINY = Shape(LlamaConfig, 16, 2, 2, 1, 32, 5000)
 
@@ -54,11 +54,11 @@ def test_tokens_that_rows_share_are_counted_once(setting):
     rows = encoder._pipelines["document"].prompts.tokenise(queries(6), {}).rows
     begin = next(i for i, ids in enumerate(zip(*(row.ids for row in rows), strict=False)) if len(set(ids)) > 1)
     assert begin > 2
-    assert tokens_laid_out(encoder._runner, rows) == round_up(sum(len(row.ids) for row in rows) - 5 * begin)
+    assert tokens_laid_out(encoder._engine.runner, rows) == round_up(sum(len(row.ids) for row in rows) - 5 * begin)
 
 
 def test_chunks_have_the_lengths_of_a_rag_index(setting):
-    tokeniser = echo_encoder(setting)._tokenizer
+    tokeniser = echo_encoder(setting)._engine.tokenizer
     lengths = [len(ids) for ids in tokeniser.encode(chunks(400), continuing=False)]
     assert 105 < np.mean(lengths) < 135
     assert min(lengths) >= 8
@@ -90,7 +90,9 @@ def test_a_case_is_measured_for_every_system_and_its_ratios_name_the_best_batch_
     machine = {"processor": "x", "threads": 1, "packages": {"torch": "2"}, "date": "2026-01-01"}
     points = [{"tokens": n, "flops": 1.0 * n, "echo": 0.1 * n, "classical": 0.05 * n} for n in (16, 32)]
     growth = [{"texts": n, "seconds_per_text": 0.1, "peak_mib": 100.0} for n in (1000, 2000)]
-    report = json.loads(json.dumps({"machine": machine, "throughput": [case], "length": {"k": points}, "growth": {"k": growth}}))
+    report = json.loads(
+        json.dumps({"machine": machine, "throughput": [case], "length": {"k": points}, "growth": {"k": growth}})
+    )
     plot_throughput(report, tmp_path / "a.png")
     plot_length(report, "k", tmp_path / "b.png")
     plot_growth(report, "k", tmp_path / "c.png")
@@ -145,7 +147,10 @@ def test_the_cost_of_an_instruction_is_measured_kept_in_each_batch_and_left_out(
 
 
 def test_a_run_is_added_to_what_the_report_holds(tmp_path, monkeypatch, setting):
-    out, asked = tmp_path / "r.json", "speed.py --models smallest --parts throughput --workloads queries --repeats 1 --threads 1"
+    out, asked = (
+        tmp_path / "r.json",
+        "speed.py --models smallest --parts throughput --workloads queries --repeats 1 --threads 1",
+    )
     monkeypatch.setitem(SHAPES, "smallest", TINY)
     monkeypatch.setattr(speed, "CASES", [Case("queries", 2), Case("queries", 3)])
     threads = torch.get_num_threads()

@@ -122,7 +122,9 @@ def test_cut_texts_are_counted_and_logged_once_a_call(tiny_llama: Path, caplog):
     with caplog.at_level(logging.WARNING, "echo_core"):
         encoder.encode_documents([LONG, "Paris", LONG + "!"])
         encoder.encode_documents(["Paris"])
-    assert [record.getMessage() for record in caplog.records] == ["2 texts were cut at max_tokens=20; overflow='window' keeps them whole"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 texts were cut at max_tokens=20; overflow='window' keeps them whole"
+    ]
 
 
 def test_a_vector_that_is_not_finite_is_an_error_naming_text_and_dtype(tiny_llama: Path, tmp_path: Path):
@@ -130,7 +132,9 @@ def test_a_vector_that_is_not_finite_is_an_error_naming_text_and_dtype(tiny_llam
     odd = open_oracle(tiny_llama).piece_ids(" Paris", True)[-1]
     change_weights(folder, "embed_tokens", float("nan"), at=(odd, 0))
     encoder = encoder_of(folder, Runtime(device="cpu", dtype="bfloat16"))
-    with pytest.raises(NotFiniteError, match=r"text 3 must get finite numbers.*in bfloat16; try Runtime\(dtype='float32'\)") as caught:
+    with pytest.raises(
+        NotFiniteError, match=r"text 3 must get finite numbers.*in bfloat16; try Runtime\(dtype='float32'\)"
+    ) as caught:
         encoder.encode_documents(["b", "b", "c", "Paris", "d"])
     assert caught.value.index == 3
     with pytest.raises(NotFiniteError, match="text 1 "):
@@ -160,7 +164,9 @@ def test_fewer_dimensions_are_the_first_ones_with_unit_length(tiny_llama: Path, 
 
 
 @pytest.mark.parametrize("template", ["echo", "classical", "{text} {text} {text} {text} [[{text}]]"])
-def test_max_tokens_that_do_not_fit_the_positions_are_refused_with_a_value_that_does(template: str, model_folder: ModelFolder):
+def test_max_tokens_that_do_not_fit_the_positions_are_refused_with_a_value_that_does(
+    template: str, model_folder: ModelFolder
+):
     folder = model_folder("llama", max_position_embeddings=100)
     options = {"query_template": template, "document_template": template}
     with pytest.raises(ConfigError, match=r"max_tokens must fit .* 100 positions, got 256; try \d+") as caught:

@@ -51,9 +51,11 @@ def test_thirty_two_threads_with_mixed_calls_get_the_right_vectors(encoder: Echo
 
 async def test_concurrent_calls_share_batches(encoder: EchoEncoder, monkeypatch):
     runs: list[int] = []
-    run = encoder._pipelines["query"].coalescer._run
-    monkeypatch.setattr(encoder._pipelines["query"].coalescer, "_run", lambda rows: (runs.append(len(rows)), run(rows))[1])
-    monkeypatch.setattr(encoder._runner, "budget", 100_000)
+    run = encoder._pipelines["query"].scheduler._run
+    monkeypatch.setattr(
+        encoder._pipelines["query"].scheduler, "_run", lambda rows: (runs.append(len(rows)), run(rows))[1]
+    )
+    monkeypatch.setattr(encoder._engine.runner, "budget", 100_000)
     texts = [f"{text} {i}" for i, text in enumerate(PLAIN * 16)]
     vectors = await asyncio.gather(*(encoder.aencode_queries([text]) for text in texts))
     assert sum(runs) == len(texts)
@@ -79,8 +81,12 @@ async def test_the_event_loop_ticks_while_texts_are_encoded(encoder: EchoEncoder
 
 async def test_a_cancelled_call_stops_after_the_batch_under_way(encoder: EchoEncoder, monkeypatch):
     batches: list[int] = []
-    run = encoder._pipelines["document"].coalescer._run
-    monkeypatch.setattr(encoder._pipelines["document"].coalescer, "_run", lambda rows: (batches.append(1), time.sleep(0.05), run(rows))[2])
+    run = encoder._pipelines["document"].scheduler._run
+    monkeypatch.setattr(
+        encoder._pipelines["document"].scheduler,
+        "_run",
+        lambda rows: (batches.append(1), time.sleep(0.05), run(rows))[2],
+    )
     task = asyncio.create_task(encoder.aencode_documents([f"{i} {text}" for i in range(500) for text in PLAIN]))
     while not batches:
         await asyncio.sleep(0.01)
@@ -109,7 +115,7 @@ def test_an_interrupt_while_waiting_leaves_the_encoder_usable(encoder: EchoEncod
 
 def test_out_of_memory_loses_nothing(encoder: EchoEncoder, monkeypatch):
     expected = encoder.encode_documents(ALL)
-    states = encoder._runner.decoder.states
+    states = encoder._engine.runner.decoder.states
     failed: list[int] = []
 
     def limited(batch: Any) -> Any:
@@ -118,8 +124,8 @@ def test_out_of_memory_loses_nothing(encoder: EchoEncoder, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return states(batch)
 
-    monkeypatch.setattr(encoder._runner, "budget", 1536)
-    monkeypatch.setattr(encoder._runner.decoder, "states", limited)
+    monkeypatch.setattr(encoder._engine.runner, "budget", 1536)
+    monkeypatch.setattr(encoder._engine.runner.decoder, "states", limited)
     assert np.abs(encoder.encode_documents(ALL) - expected).max() <= 1e-5
     assert 0 < len(failed) < 8
-    assert encoder._runner.budget >= 96
+    assert encoder._engine.runner.budget >= 96

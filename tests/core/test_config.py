@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from echo_core.config import EchoConfig, Runtime
+from echo_core.config import PRESETS, EchoConfig, Runtime
 from echo_core.errors import ConfigError, EchoError, TemplateError
-from echo_core.presets import PRESETS
 from echo_core.template import TEMPLATES
 
 
@@ -84,18 +83,24 @@ def test_configs_are_frozen_and_can_be_keys():
 
 
 def test_a_config_survives_json_and_pickle():
-    config = EchoConfig("some/model", document_template="classical", pooling="last", layer=-3, dimension=8, normalize=False)
+    config = EchoConfig(
+        "some/model", document_template="classical", pooling="last", layer=-3, dimension=8, normalize=False
+    )
     assert EchoConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_a_field_that_does_not_exist_is_refused_and_the_fields_are_listed():
-    with pytest.raises(ConfigError, match=r"no field 'chunk', 'device'; its fields are model, revision, query_template"):
+    with pytest.raises(
+        ConfigError, match=r"no field 'chunk', 'device'; its fields are model, revision, query_template"
+    ):
         EchoConfig.from_dict({"device": "cpu", "chunk": 3, "layer": -1})
 
 
 def test_a_config_holds_nothing_of_the_runtime():
-    assert not {field.name for field in dataclasses.fields(EchoConfig)} & {field.name for field in dataclasses.fields(Runtime)}
+    assert not {field.name for field in dataclasses.fields(EchoConfig)} & {
+        field.name for field in dataclasses.fields(Runtime)
+    }
 
 
 def test_a_built_in_name_and_its_template_are_the_same_config():

@@ -45,7 +45,9 @@ def test_the_configs_instruction_holds_until_the_call_gives_another(tiny_llama: 
 def test_a_stream_takes_variables_too(tiny_llama: Path):
     encoder = encoder_of(tiny_llama, document_template="{context}: {text} [[{text}]]")
     expected = encoder.encode_documents(PLAIN, variables={"context": "a river"})
-    assert np.abs(np.stack(list(encoder.iter_documents(PLAIN, variables={"context": "a river"}))) - expected).max() <= 1e-5
+    assert (
+        np.abs(np.stack(list(encoder.iter_documents(PLAIN, variables={"context": "a river"}))) - expected).max() <= 1e-5
+    )
 
 
 def test_the_tokens_are_explained_with_the_pooled_span_marked(encoder: EchoEncoder):
@@ -86,7 +88,10 @@ def test_a_saved_encoder_loads_in_the_same_state_and_in_plain_transformers(tiny_
     assert np.abs(loaded.encode_documents(PLAIN) - encoder.encode_documents(PLAIN)).max() <= 1e-6
     assert loaded.fingerprint == encoder.fingerprint
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").config.num_hidden_layers == 3
-    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("Paris").input_ids == AutoTokenizer.from_pretrained(tiny_llama)("Paris").input_ids
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "saved")("Paris").input_ids
+        == AutoTokenizer.from_pretrained(tiny_llama)("Paris").input_ids
+    )
     loaded.save(tmp_path / "saved")  # into its own folder
     assert EchoEncoder.load(tmp_path / "saved", FP32).fingerprint == encoder.fingerprint
 
@@ -104,10 +109,16 @@ def test_an_encoder_survives_pickle_without_its_weights(encoder: EchoEncoder):
     assert np.abs(copy.encode_documents(PLAIN) - encoder.encode_documents(PLAIN)).max() <= 1e-6
 
 
-@pytest.mark.parametrize("error", [EmptyTextError(3, "is empty"), NotFiniteError(4, "is not finite"), ConfigError("layer")])
+@pytest.mark.parametrize(
+    "error", [EmptyTextError(3, "is empty"), NotFiniteError(4, "is not finite"), ConfigError("layer")]
+)
 def test_errors_survive_pickle(error: Exception):
     copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), str(copy), getattr(copy, "index", None)) == (type(error), str(error), getattr(error, "index", None))
+    assert (type(copy), str(copy), getattr(copy, "index", None)) == (
+        type(error),
+        str(error),
+        getattr(error, "index", None),
+    )
 
 
 def test_one_config_and_runtime_share_one_encoder(tiny_llama: Path):

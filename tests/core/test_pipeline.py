@@ -8,7 +8,7 @@ import pytest
 from encoders import encoder_of
 from nasty_texts import ALL, PLAIN
 
-import echo_core.blocks
+import echo_core.text.stream
 from echo_core import EchoEncoder
 
 
@@ -19,15 +19,15 @@ def encoder(tiny_llama: Path) -> EchoEncoder:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(echo_core.blocks, "BLOCK_TEXTS", 5)
+    monkeypatch.setattr(echo_core.text.stream, "BLOCK_TEXTS", 5)
 
 
 @pytest.fixture
 def rows_run(encoder: EchoEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each batch that the model ran."""
-    coalescer = encoder._pipelines["document"].coalescer
-    run, counted = coalescer._run, []
-    monkeypatch.setattr(coalescer, "_run", lambda rows: (counted.append(len(rows)), run(rows))[1])
+    scheduler = encoder._pipelines["document"].scheduler
+    run, counted = scheduler._run, []
+    monkeypatch.setattr(scheduler, "_run", lambda rows: (counted.append(len(rows)), run(rows))[1])
     return counted
 
 
@@ -44,7 +44,9 @@ def test_identical_texts_are_encoded_once_in_a_call(encoder: EchoEncoder, rows_r
     assert np.array_equal(vectors[:4], vectors[4:8][::-1])
 
 
-def test_identical_texts_that_stand_near_each_other_in_a_stream_are_encoded_once(encoder: EchoEncoder, rows_run: list[int]):
+def test_identical_texts_that_stand_near_each_other_in_a_stream_are_encoded_once(
+    encoder: EchoEncoder, rows_run: list[int]
+):
     assert len(list(encoder.iter_documents(["a", "a", "b", "a", "b"] * 2))) == 10
     assert sum(rows_run) == 4
 
@@ -78,7 +80,9 @@ def test_a_stream_that_is_dropped_stops_the_model(encoder: EchoEncoder, rows_run
     assert sum(rows_run) <= 16
 
 
-def test_vectors_given_out_before_a_wrong_text_are_right_and_the_error_names_its_place_in_the_stream(encoder: EchoEncoder):
+def test_vectors_given_out_before_a_wrong_text_are_right_and_the_error_names_its_place_in_the_stream(
+    encoder: EchoEncoder,
+):
     got: list[np.ndarray] = []
     with pytest.raises(TypeError, match="text 23 must be a string"):
         got.extend(encoder.iter_documents([f"text {i}" for i in range(23)] + [None]))  # type: ignore[list-item]

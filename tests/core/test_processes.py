@@ -35,7 +35,10 @@ print("ready", flush=True)
 
 def start(folder: Path, code: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", BEGIN + textwrap.dedent(code), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", BEGIN + textwrap.dedent(code), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -111,7 +114,9 @@ def test_a_spawned_process_gives_the_same_vectors_and_fingerprint(tiny_llama: Pa
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_a_hundred_thousand_texts(tiny_llama: Path, record_property: Callable[[str, object], None]):
+def test_memory_stays_flat_over_a_hundred_thousand_texts(
+    tiny_llama: Path, record_property: Callable[[str, object], None]
+):
     """Resident memory after the first 10,000 texts and after all of them: less than 50 MB apart."""
     code = """
         import os

@@ -10,8 +10,8 @@ from reference_parser import reference_ids
 from tiny_tokenizers import TOKENIZERS
 
 from echo_core.config import EchoConfig
-from echo_core.tokenizer import TextTokenizer
-from echo_core.tokens import PromptTokenizer
+from echo_core.text.prompts import PromptTokenizer
+from echo_core.text.tokenizer import TextTokenizer
 
 OWN = {name: TOKENIZERS[name]() for name in ("legacy", "byte_level_bos", "gemma")}
 
@@ -28,7 +28,9 @@ REFERENCE = {
     "{bos}Document:{text}\nDocument again:[[{text}{eos}]]": "<s>Document:{!%%text%%}\nDocument again:{%%text%%}{</s>}",
     "{bos}Rewrite: {text}. Rewritten: [[{text}]]": "<s>Rewrite: {!%%text%%.} Rewritten: {%%text%%}",
 }
-NO_MARKUP = [text for text in ALL if "<s>" not in text and "</s>" not in text and "%%" not in text and "<unk>" not in text]
+NO_MARKUP = [
+    text for text in ALL if "<s>" not in text and "</s>" not in text and "%%" not in text and "<unk>" not in text
+]
 
 
 @pytest.mark.parametrize("limit", [300, 6])
@@ -50,7 +52,9 @@ def _cut_like_the_reference(name: str, template: str, values: dict[str, str]) ->
     """Each value's piece cut to 6 ids; the literals whole, which the reference would cut as well (a fault that is not reproduced)."""
     ids, positions = [], []
     for i, string in enumerate(re.split(r"\{([^{}]+)\}", template)):
-        new, new_positions = reference_ids(OWN[name], "{" + string + "}" if i % 2 else string, values, 6 if i % 2 else 1000)
+        new, new_positions = reference_ids(
+            OWN[name], "{" + string + "}" if i % 2 else string, values, 6 if i % 2 else 1000
+        )
         positions += [len(ids) + p for p in new_positions]
         ids += new
     return ids, positions

@@ -92,6 +92,10 @@ def test_any_string_is_parsed_back_to_itself_or_refused_with_a_template_error(so
         template = parse_template(source)
     except TemplateError:
         return
-    written = {"literal": lambda v: v.replace("{", "{{").replace("}", "}}"), "variable": "{{{}}}".format, "special": "{{{}}}".format}
+    written = {
+        "literal": lambda v: v.replace("{", "{{").replace("}", "}}"),
+        "variable": "{{{}}}".format,
+        "special": "{{{}}}".format,
+    }
     plain = "".join(written[piece.kind](piece.value) for piece in template.pieces)
     assert plain == source.replace("[[", "").replace("]]", "")

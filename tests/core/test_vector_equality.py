@@ -53,8 +53,12 @@ def test_every_template_pooling_and_layer_of_a_family_gives_the_oracles_vectors(
         for pooling in POOLINGS:
             for template in PIECES:
                 encoder = encoder_of(folder, document_template=template, pooling=pooling, layer=layer)
-                vectors = encoder.encode_documents(ALL, instruction=INSTRUCTION if template == "finetuned-query" else None)
-                assert np.abs(vectors - oracle_vectors(folder, template, ALL, pooling=pooling, layer=layer)).max() <= 1e-5
+                vectors = encoder.encode_documents(
+                    ALL, instruction=INSTRUCTION if template == "finetuned-query" else None
+                )
+                assert (
+                    np.abs(vectors - oracle_vectors(folder, template, ALL, pooling=pooling, layer=layer)).max() <= 1e-5
+                )
 
 
 @pytest.mark.parametrize("text", ALL)
@@ -71,7 +75,7 @@ def test_states_without_unit_length_are_the_oracles_too(tiny_llama: Path):
 def test_order_company_and_repetition_change_no_vector(texts: list[str], budget: int):
     """The heart of batching: any composition of a call gives every text the vector that it gets alone."""
     encoder = _BATCHING["encoder"]
-    encoder._runner.budget = budget  # its own encoder: no other test sees it
+    encoder._engine.runner.budget = budget  # its own encoder: no other test sees it
     vectors = encoder.encode_documents(texts)
     expected = np.stack([_BATCHING["vectors"][text] for text in texts])
     assert np.abs(vectors - expected).max() <= 1e-5
@@ -97,7 +101,10 @@ def test_a_long_text_is_the_mean_of_its_windows_weighted_by_tokens(pooling: str,
     ids = oracle.piece_ids(" " + LONG, begun=True)
     count = math.ceil((len(ids) - overlap) / (40 - overlap))
     edges = [i * (len(ids) - overlap) // count for i in range(count + 1)]
-    before, between = oracle.piece_ids("Rewrite the following paragraph:", False), oracle.piece_ids(". The rewritten paragraph:", True)
+    before, between = (
+        oracle.piece_ids("Rewrite the following paragraph:", False),
+        oracle.piece_ids(". The rewritten paragraph:", True),
+    )
     total, weight = np.zeros(32), 0
     for start, end in itertools.pairwise(edges):
         said = ids[start : end + overlap]
@@ -110,7 +117,10 @@ def test_a_long_text_is_the_mean_of_its_windows_weighted_by_tokens(pooling: str,
 def test_a_truncated_text_is_its_beginning_said_twice(tiny_llama: Path):
     oracle = open_oracle(tiny_llama)
     ids = oracle.piece_ids(" " + LONG, begun=True)[:30]
-    before, between = oracle.piece_ids("Rewrite the following paragraph:", False), oracle.piece_ids(". The rewritten paragraph:", True)
+    before, between = (
+        oracle.piece_ids("Rewrite the following paragraph:", False),
+        oracle.piece_ids(". The rewritten paragraph:", True),
+    )
     states = oracle.states([*oracle.leading(), *before, *ids, *between, *ids])[-30:].double().numpy()
     vector = encoder_of(tiny_llama, max_tokens=30, overflow="truncate").encode_documents([LONG])[0]
     assert np.abs(vector - pool(states, "mean")).max() <= 1e-5
@@ -126,7 +136,9 @@ def test_bfloat16_stays_within_cosine_0_999_of_the_oracle(family: str, model_fol
 
 
 @pytest.mark.parametrize("tokenizer", ["byte_level_bos", "legacy", "metaspace"])
-def test_the_built_in_pooling_of_sentence_transformers_gives_the_same_vectors(tokenizer: str, model_folder: ModelFolder):
+def test_the_built_in_pooling_of_sentence_transformers_gives_the_same_vectors(
+    tokenizer: str, model_folder: ModelFolder
+):
     """An oracle that shares nothing with ours: a plain Transformer and Pooling("mean", include_prompt=False), one text a call."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
@@ -135,7 +147,10 @@ def test_the_built_in_pooling_of_sentence_transformers_gives_the_same_vectors(to
     folder = model_folder("llama", tokenizer)
     transformer = Transformer(str(folder), model_kwargs={"dtype": torch.float32})
     transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
-    plain = SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean", include_prompt=False)], device="cpu")
+    plain = SentenceTransformer(
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean", include_prompt=False)],
+        device="cpu",
+    )
     vectors = encoder_of(folder, normalize=False).encode_documents(PLAIN)
     for text, vector in zip(PLAIN, vectors, strict=True):
         prompt = f"Rewrite the following paragraph: {text}. The rewritten paragraph:"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from echo_core import EchoConfig, EchoEncoder, EchoError, EmbeddingSpaceMismatch, EmptyTextError
-from echo_core.checkpoint import DEFAULT_MODEL
+from echo_core.identity.checkpoint import DEFAULT_MODEL
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "chroma_quickstart.py"
 
@@ -31,7 +31,9 @@ def run(quickstart, tiny_llama, tmp_path, monkeypatch, capsys):
 
     def call(*arguments, model=tiny_llama):
         chosen = ["--model", str(model)] if model else []
-        monkeypatch.setattr(sys, "argv", ["chroma_quickstart.py", *map(str, arguments), *chosen, "--index", str(tmp_path / "index")])
+        monkeypatch.setattr(
+            sys, "argv", ["chroma_quickstart.py", *map(str, arguments), *chosen, "--index", str(tmp_path / "index")]
+        )
         quickstart.main()
         return capsys.readouterr()
 
@@ -53,7 +55,14 @@ def needs_default_model():
 
 
 def script(*arguments, **options):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, **options)
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **options,
+    )
 
 
 def test_the_demo_answers_from_the_sample_documents_and_resumes(tmp_path):
@@ -120,7 +129,8 @@ def test_a_folder_without_text_is_an_error(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["nowhere"], "which is not there"), ([SCRIPT], "which is a file"), (["--top", "0"], "at least 1")]
+    ("arguments", "message"),
+    [(["nowhere"], "which is not there"), ([SCRIPT], "which is a file"), (["--top", "0"], "at least 1")],
 )
 def test_wrong_arguments_are_explained(run, capsys, arguments, message):
     with pytest.raises(SystemExit):
@@ -135,7 +145,9 @@ def test_a_blank_question_is_refused(run, notes):
 
 def test_an_index_of_another_model_is_refused_with_the_way_out(run, notes, model_folder, tiny_llama):
     run(notes)
-    with pytest.raises(EmbeddingSpaceMismatch, match=f"made with {tiny_llama}, .*weights: stored .* now .*index its texts again"):
+    with pytest.raises(
+        EmbeddingSpaceMismatch, match=f"made with {tiny_llama}, .*weights: stored .* now .*index its texts again"
+    ):
         run(notes, model=model_folder("llama", seed=1))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from echo_core.checkpoint import DEFAULT_MODEL
+from echo_core.identity.checkpoint import DEFAULT_MODEL
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -21,7 +21,10 @@ EXPECTED = {
     ),
     "sentence_transformers_encode.py": ([], [r"<- has the answer", r"of 40 questions \d+ have"]),
     "chroma_server.py": ([], [r"indexed 72 documents", r"rebuilt EchoEmbeddingFunction", r"\d\.\d{3}  tides\.md"]),
-    "rag_langchain_chroma.py": ([], [r"Indexed \d+ new passages", r"\n1\. bees-in-winter\.md", r"\nSources: bees-in-winter\.md"]),
+    "rag_langchain_chroma.py": (
+        [],
+        [r"Indexed \d+ new passages", r"\n1\. bees-in-winter\.md", r"\nSources: bees-in-winter\.md"],
+    ),
     "rag_llamaindex_chroma.py": ([], [r"Indexed 72 new documents, 72 in all", r"comes first for \d+ of 40 questions"]),
 }
 
@@ -35,7 +38,13 @@ def test_an_example_runs_as_it_stands_and_prints_its_result(script, tmp_path):
     arguments, patterns = EXPECTED[script]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, EXAMPLES / script, *arguments], cwd=tmp_path, env=offline, capture_output=True, text=True, timeout=900, check=False
+        [sys.executable, EXAMPLES / script, *arguments],
+        cwd=tmp_path,
+        env=offline,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     for pattern in patterns:

@@ -45,7 +45,12 @@ OPTIONS: dict[str, dict[str, Any]] = {  # field → what is changed to set it, i
     "overlap": {"overlap": 10},
     "seam": {"seam": "reference"},
     "empty": {"empty": "zero"},
-    "prepend_layers": {"prepend_layers": 1, "query_template": "prepending", "document_template": "prepending", "instruction": None},
+    "prepend_layers": {
+        "prepend_layers": 1,
+        "query_template": "prepending",
+        "document_template": "prepending",
+        "instruction": None,
+    },
     "centre": {"centre": tuple(0.05 * (-1) ** i for i in range(32))},
     "filter": {"filter": 2},
     "dimension": {"dimension": 8},
@@ -66,7 +71,13 @@ class Adapter:
     aquery: str = ""
     refuses: frozenset[str] = frozenset()  # options that it does not serve, and says so
 
-    def encode(self, subject: Any, role: str, texts: list[str], call: Callable[..., Any] = lambda function, subject: function(subject)) -> Any:
+    def encode(
+        self,
+        subject: Any,
+        role: str,
+        texts: list[str],
+        call: Callable[..., Any] = lambda function, subject: function(subject),
+    ) -> Any:
         """(N, D) float32 by the adapter's own method; ``call`` says where it runs."""
         if role == "document" or self.query_takes_list:
             vectors = call(methodcaller(self.documents if role == "document" else self.query, texts), subject)
@@ -101,14 +112,22 @@ ADAPTERS = [
         adocuments="aget_text_embedding_batch",
         aquery="aget_query_embedding",
     ),
-    Adapter("chroma", lambda config: EchoEmbeddingFunction(config, RUNTIME), "__call__", "embed_query", query_takes_list=True),
+    Adapter(
+        "chroma",
+        lambda config: EchoEmbeddingFunction(config, RUNTIME),
+        "__call__",
+        "embed_query",
+        query_takes_list=True,
+    ),
     Adapter(
         "sentence_transformers",
         lambda config: EchoSentenceTransformer(config, device="cpu", model_kwargs={"dtype": "float32"}),
         "encode_document",
         "encode_query",
         query_takes_list=True,
-        refuses=frozenset({"layer", "prepend_layers", "centre", "filter"}),  # layer: several of them; one is fine, see below
+        refuses=frozenset(
+            {"layer", "prepend_layers", "centre", "filter"}
+        ),  # layer: several of them; one is fine, see below
     ),
 ]
 WITH_ASYNC = [adapter for adapter in ADAPTERS if adapter.adocuments]
@@ -125,7 +144,9 @@ def adapter(request):
 
 @pytest.fixture(scope="module")
 def config(tiny_llama):
-    return EchoConfig(str(tiny_llama), query_template="finetuned-query", instruction="Find a document that answers", max_tokens=40)
+    return EchoConfig(
+        str(tiny_llama), query_template="finetuned-query", instruction="Find a document that answers", max_tokens=40
+    )
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +198,11 @@ def test_every_option_that_defines_the_vector_reaches_the_encoder(adapter, confi
 
 def test_a_layer_in_the_middle_is_the_layer_that_is_read(adapter, config):
     changed = dataclasses.replace(config, layer=2)
-    np.testing.assert_allclose(adapter.encode(adapter.make(changed), "query", TEXTS), EchoEncoder(changed, RUNTIME).encode_queries(TEXTS), **CLOSE)
+    np.testing.assert_allclose(
+        adapter.encode(adapter.make(changed), "query", TEXTS),
+        EchoEncoder(changed, RUNTIME).encode_queries(TEXTS),
+        **CLOSE,
+    )
 
 
 def test_no_option_is_left_out_of_the_test_above():
@@ -187,7 +212,9 @@ def test_no_option_is_left_out_of_the_test_above():
 def test_another_model_gives_the_other_models_vectors(adapter, config, model_folder):
     changed = dataclasses.replace(config, model=str(model_folder("llama", seed=1)))
     np.testing.assert_allclose(
-        adapter.encode(adapter.make(changed), "document", TEXTS), EchoEncoder(changed, RUNTIME).encode_documents(TEXTS), **CLOSE
+        adapter.encode(adapter.make(changed), "document", TEXTS),
+        EchoEncoder(changed, RUNTIME).encode_documents(TEXTS),
+        **CLOSE,
     )
 
 

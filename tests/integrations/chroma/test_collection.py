@@ -55,13 +55,22 @@ def test_a_new_process_rebuilds_the_function_from_the_stored_config(kind, reques
     collection = open_collection(client, "texts", config)
     add_documents(collection, TEXTS)
     here = collection.query(query_texts=["a text to find"], n_results=3)
-    result = subprocess.run([sys.executable, "-c", REOPEN, json.dumps(where)], capture_output=True, text=True, timeout=180, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", REOPEN, json.dumps(where)], capture_output=True, text=True, timeout=180, check=True
+    )
     there = json.loads(result.stdout)
     assert sorted(there["ids"][0]) == sorted(here["ids"][0])
     np.testing.assert_allclose(sorted(there["distances"][0]), sorted(here["distances"][0]), atol=1e-4)
 
 
-CHANGES = {"query_template": "[[{text}]]", "document_template": "[[{text}]]", "layer": 1, "dimension": 16, "pooling": "last", "max_tokens": 32}
+CHANGES = {
+    "query_template": "[[{text}]]",
+    "document_template": "[[{text}]]",
+    "layer": 1,
+    "dimension": 16,
+    "pooling": "last",
+    "max_tokens": 32,
+}
 
 
 @pytest.mark.parametrize("field", CHANGES)
@@ -88,7 +97,7 @@ def test_opening_with_another_model_of_the_same_width_raises(client, config, oth
 
 
 def test_a_model_that_has_moved_is_the_same_model(client, config, tiny_llama, tmp_path):
-    from echo_core.checkpoint import save_checkpoint
+    from echo_core.identity.checkpoint import save_checkpoint
 
     open_collection(client, "texts", config)
     save_checkpoint(tiny_llama, config, tmp_path / "moved")
@@ -127,7 +136,9 @@ def test_metadata_of_the_space_alone_is_enough(client, config, runtime):
 def test_replacing_the_stored_function_by_another_is_refused(client, config):
     collection = open_collection(client, "texts", config)
     with pytest.raises(EmbeddingSpaceMismatch, match="layer"):
-        collection.modify(configuration={"embedding_function": EchoEmbeddingFunction(dataclasses.replace(config, layer=1))})
+        collection.modify(
+            configuration={"embedding_function": EchoEmbeddingFunction(dataclasses.replace(config, layer=1))}
+        )
 
 
 def test_a_poisoned_stored_config_is_refused_at_the_first_text(client, config):

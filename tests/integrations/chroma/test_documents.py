@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from echo_chroma import Added, EchoEmbeddingFunction, add_documents, document_id, open_collection
-from echo_core import EchoEncoder, EchoError, EmbeddingSpaceMismatch, EmptyTextError, Runtime, UnencodableTextError, VariableError, shared_encoder
+from echo_core import (
+    EchoEncoder,
+    EchoError,
+    EmbeddingSpaceMismatch,
+    EmptyTextError,
+    Runtime,
+    UnencodableTextError,
+    VariableError,
+    shared_encoder,
+)
 
 
 @pytest.fixture
@@ -26,7 +35,9 @@ def vectors_of(collection):
 
 def test_each_text_is_stored_with_its_document_vector_and_metadata(collection, config, runtime):
     texts = [f"text number {i}" for i in range(10)]
-    assert add_documents(collection, texts, [{"source": "book", "page": i} for i in range(10)], batch_size=4) == Added(10, 0)
+    assert add_documents(collection, texts, [{"source": "book", "page": i} for i in range(10)], batch_size=4) == Added(
+        10, 0
+    )
     expected = shared_encoder(config, runtime).encode_documents(texts)
     np.testing.assert_allclose([vectors_of(collection)[text] for text in texts], expected, atol=1e-5)
     assert collection.get(where={"page": 7})["documents"] == ["text number 7"]
@@ -53,7 +64,11 @@ def test_what_is_stored_already_is_neither_embedded_nor_stored_again(collection,
     add_documents(collection, ["one", "two"])
     embedded = []
     encode = EchoEncoder.encode_documents
-    monkeypatch.setattr(EchoEncoder, "encode_documents", lambda self, texts, **rest: (embedded.extend(texts), encode(self, texts, **rest))[1])
+    monkeypatch.setattr(
+        EchoEncoder,
+        "encode_documents",
+        lambda self, texts, **rest: (embedded.extend(texts), encode(self, texts, **rest))[1],
+    )
     assert add_documents(collection, ["one", "two", "three"]) == Added(1, 2)
     assert embedded == ["three"]
 
@@ -70,7 +85,9 @@ def test_a_given_id_whose_text_has_changed_is_stored_anew(collection):
 
 
 def test_a_stream_of_texts_works_and_an_empty_one_adds_nothing(collection):
-    assert add_documents(collection, (f"n{i}" for i in range(5)), ({"i": i} for i in range(5)), batch_size=2) == Added(5, 0)
+    assert add_documents(collection, (f"n{i}" for i in range(5)), ({"i": i} for i in range(5)), batch_size=2) == Added(
+        5, 0
+    )
     assert add_documents(collection, []) == Added(0, 0)
 
 
@@ -112,16 +129,22 @@ def test_a_template_with_further_variables_gets_a_value_for_each_text_or_one_for
     expected = encode(texts, variables={"context": surroundings})
     np.testing.assert_allclose([vectors_of(collection)[text] for text in texts], expected, atol=1e-5)
     assert add_documents(collection, ["it burst"], variables={"context": "a balloon"}) == Added(1, 0)
-    np.testing.assert_allclose(vectors_of(collection)["it burst"], encode(["it burst"], variables={"context": "a balloon"})[0], atol=1e-5)
+    np.testing.assert_allclose(
+        vectors_of(collection)["it burst"], encode(["it burst"], variables={"context": "a balloon"})[0], atol=1e-5
+    )
 
 
 def test_the_values_of_the_variables_are_part_of_the_id_so_that_a_run_can_be_repeated(client, situated):
     collection = open_collection(client, "situated", situated)
     texts, surroundings = ["it rose"] * 3, ["bread dough", "the sun", "bread dough"]
-    assert add_documents(collection, iter(texts), variables={"context": iter(surroundings)}, batch_size=2) == Added(2, 1)
+    assert add_documents(collection, iter(texts), variables={"context": iter(surroundings)}, batch_size=2) == Added(
+        2, 1
+    )
     assert add_documents(collection, texts, variables={"context": surroundings}).added == 0
     assert add_documents(collection, ["it rose"], variables={"context": "the sun"}) == Added(0, 1)
-    assert set(collection.get()["ids"]) == {document_id("it rose", variables={"context": context}) for context in surroundings}
+    assert set(collection.get()["ids"]) == {
+        document_id("it rose", variables={"context": context}) for context in surroundings
+    }
 
 
 def test_a_variable_without_a_value_or_a_value_without_a_variable_is_refused(client, situated, collection):
@@ -142,7 +165,9 @@ def test_a_collection_of_another_function_is_refused(client):
 
 def test_chroma_hands_over_another_model_in_silence_and_adding_refuses_it(client, collection, config):
     """On reopening, Chroma compares only the function's name."""
-    wrong = client.get_collection("texts", embedding_function=EchoEmbeddingFunction(dataclasses.replace(config, layer=1)))
+    wrong = client.get_collection(
+        "texts", embedding_function=EchoEmbeddingFunction(dataclasses.replace(config, layer=1))
+    )
     with pytest.raises(EmbeddingSpaceMismatch, match="layer"):
         add_documents(wrong, ["one"])
 
@@ -163,7 +188,11 @@ def test_one_bar_covers_the_whole_job(client, config, monkeypatch):
     bars = []
     tqdm = echo_core.progress.tqdm
     monkeypatch.setattr(echo_core.progress, "DELAY", -1.0)
-    monkeypatch.setattr(echo_core.progress, "tqdm", lambda **options: (bars.append((options["disable"], tqdm(**options))), bars[-1][1])[1])
+    monkeypatch.setattr(
+        echo_core.progress,
+        "tqdm",
+        lambda **options: (bars.append((options["disable"], tqdm(**options))), bars[-1][1])[1],
+    )
     collection = open_collection(client, "texts", config, Runtime("cpu", "float32", progress=True))
     add_documents(collection, ["n3"])
     bars.clear()
@@ -185,7 +214,9 @@ print(add_documents(open_collection(client, "texts", config, Runtime("cpu", "flo
 
 
 @pytest.mark.parametrize("stored_before", [1, 500])
-def test_a_killed_run_loses_nothing_that_was_stored_and_doubles_nothing(stored_before, tmp_path, tiny_llama, config, runtime):
+def test_a_killed_run_loses_nothing_that_was_stored_and_doubles_nothing(
+    stored_before, tmp_path, tiny_llama, config, runtime
+):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "store"), str(tiny_llama)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "open\n"

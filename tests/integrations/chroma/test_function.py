@@ -10,7 +10,15 @@ import pytest
 from chromadb.utils.embedding_functions import known_embedding_functions
 
 from echo_chroma import EchoEmbeddingFunction
-from echo_core import ConfigError, EchoConfig, EmbeddingSpaceMismatch, EmptyTextError, NotFiniteError, Runtime, shared_encoder
+from echo_core import (
+    ConfigError,
+    EchoConfig,
+    EmbeddingSpaceMismatch,
+    EmptyTextError,
+    NotFiniteError,
+    Runtime,
+    shared_encoder,
+)
 
 TEXTS = ["plain", "two\nlines", "word " * 500, "Grüße, мир, 世界 🙂", "a </s> and <|im_end|> and {brace} [[x]]"]
 
@@ -25,7 +33,9 @@ def test_documents_equal_the_cores_document_vectors(function, config, runtime):
 
 
 def test_queries_equal_the_cores_query_vectors(function, config, runtime):
-    np.testing.assert_allclose(function.embed_query(TEXTS), shared_encoder(config, runtime).encode_queries(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(
+        function.embed_query(TEXTS), shared_encoder(config, runtime).encode_queries(TEXTS), atol=1e-6
+    )
 
 
 def test_a_texts_query_vector_is_not_its_document_vector(function):
@@ -68,7 +78,9 @@ def test_the_rebuilt_function_gives_the_same_vectors(function, runtime):
 
 
 def test_the_stored_config_holds_what_defines_the_vector_and_nothing_else(config):
-    stored = EchoEmbeddingFunction(config, Runtime(device="cpu", token_budget=9999, trust_remote_code=True)).get_config()
+    stored = EchoEmbeddingFunction(
+        config, Runtime(device="cpu", token_budget=9999, trust_remote_code=True)
+    ).get_config()
     assert stored == EchoEmbeddingFunction(config).get_config()
     assert set(stored) <= {*config.to_dict(), "weights"}
 
@@ -95,7 +107,10 @@ def test_a_config_update_passes_if_the_vectors_stay_the_same(function, tmp_path)
     function.validate_config_update(config, {**config, "model": "elsewhere/same-weights"})
 
 
-@pytest.mark.parametrize("change", [{"layer": 1}, {"pooling": "last"}, {"dimension": 8}, {"weights": "0" * 16}, {"query_template": "[[{text}]]"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"layer": 1}, {"pooling": "last"}, {"dimension": 8}, {"weights": "0" * 16}, {"query_template": "[[{text}]]"}],
+)
 def test_a_config_update_that_would_change_vectors_is_refused_and_named(function, change):
     config = function.get_config()
     with pytest.raises(EmbeddingSpaceMismatch, match=next(iter(change))):
@@ -111,7 +126,7 @@ def test_cosine_is_the_default_and_the_only_space_of_vectors_that_are_not_normal
 def test_a_vector_with_nan_is_never_passed_on(tiny_llama, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    from echo_core.checkpoint import save_checkpoint
+    from echo_core.identity.checkpoint import save_checkpoint
 
     broken = tmp_path / "broken"
     save_checkpoint(tiny_llama, EchoConfig(str(tiny_llama)), broken)

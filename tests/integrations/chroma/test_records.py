@@ -11,7 +11,9 @@ def records_of(texts, metadatas=None, ids=None, variables=None):
 
 
 def test_a_record_has_its_number_its_metadata_and_the_values_of_the_variables():
-    first, second = records_of(["one", "two"], [{"source": 7}, {}], variables={"language": "English", "context": iter(["a", "b"])})
+    first, second = records_of(
+        ["one", "two"], [{"source": 7}, {}], variables={"language": "English", "context": iter(["a", "b"])}
+    )
     variables = {"language": "English", "context": "a"}
     assert first == Record(0, document_id("one", "7", variables), "one", {"source": 7}, variables)
     assert (second.number, second.metadata, second.variables["context"]) == (1, None, "b")
@@ -40,7 +42,9 @@ def test_ids_do_not_collide_when_text_source_and_values_shift():
         document_id("a", variables={"b": "c", "d": "e"}),
     ]
     assert len(set(made)) == len(made)
-    assert document_id("a", variables={"d": "e", "b": "c"}) == made[-1], "the order in which values are given says nothing"
+    assert document_id("a", variables={"d": "e", "b": "c"}) == made[-1], (
+        "the order in which values are given says nothing"
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,16 @@ def test_options_that_are_off_are_left_out_so_that_a_later_option_changes_nothin
 
 
 @pytest.mark.parametrize(
-    "poison", [{"trust_remote_code": True}, {"device": "cuda"}, {"token": "secret"}, {"auto_map": {}}, {"weights": 3}, {"layer": "x"}], ids=str
+    "poison",
+    [
+        {"trust_remote_code": True},
+        {"device": "cuda"},
+        {"token": "secret"},
+        {"auto_map": {}},
+        {"weights": 3},
+        {"layer": "x"},
+    ],
+    ids=str,
 )
 def test_anything_else_in_it_is_refused(config, poison):
     with pytest.raises(ConfigError, match=next(iter(poison))):

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from echo_core import EmbeddingSpaceMismatch
-from echo_core.space import FINGERPRINT_KEY
+from echo_core.identity.space import FINGERPRINT_KEY
 from langchain_echo import EchoEmbeddings
 from langchain_echo.cache import cached
 from langchain_echo.chroma import EchoChroma
@@ -34,14 +34,24 @@ def test_it_finds_what_was_added_by_the_query_template(embeddings, client):
     store = EchoChroma("notes", embeddings, client=client)
     assert len(store.add_texts(TEXTS, [{"n": 0}, {}, {"n": 2}])) == 3
     query, vectors = embeddings.embed_query("fog"), embeddings.embed_documents(TEXTS)
-    distances = {text: 1 - sum(a * b for a, b in zip(query, vector, strict=True)) for text, vector in zip(TEXTS, vectors, strict=True)}
+    distances = {
+        text: 1 - sum(a * b for a, b in zip(query, vector, strict=True))
+        for text, vector in zip(TEXTS, vectors, strict=True)
+    }
     found = store.similarity_search_with_score("fog", k=3)
     assert [document.page_content for document, _ in found] == sorted(distances, key=distances.get)
     assert [distance for _, distance in found] == pytest.approx(sorted(distances.values()), abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"layer": 2}, {"dimension": 8}, {"query_template": "echo"}, {"document_template": "classical"}, {"model": "other"}]
+    "changed",
+    [
+        {"layer": 2},
+        {"dimension": 8},
+        {"query_template": "echo"},
+        {"document_template": "classical"},
+        {"model": "other"},
+    ],
 )
 def test_other_embeddings_are_refused_and_the_message_names_what_differs(options, client, changed, model_folder):
     EchoChroma("notes", EchoEmbeddings(**options), client=client).add_texts(TEXTS)

@@ -118,7 +118,12 @@ def test_a_missing_package_is_named_with_its_install_command(run_python, missing
 def test_the_cache_namespace_names_model_and_options_but_not_the_machine(options, model_folder):
     embeddings = EchoEmbeddings(**options)
     assert embeddings.cache_namespace == embeddings.encoder.fingerprint
-    others = [{"layer": 2}, {"dimension": 8}, {"document_template": "classical"}, {"model": str(model_folder("llama", seed=1))}]
+    others = [
+        {"layer": 2},
+        {"dimension": 8},
+        {"document_template": "classical"},
+        {"model": str(model_folder("llama", seed=1))},
+    ]
     assert len({EchoEmbeddings(**{**options, **other}).cache_namespace for other in [{}, *others]}) == 5
     assert EchoEmbeddings(**{**options, "token_budget": 4096}).cache_namespace == embeddings.cache_namespace
 
@@ -164,7 +169,11 @@ def test_the_in_memory_store_finds_by_query_template_among_documents_by_document
     store.add_texts(texts)
     vectors, query = embeddings.embed_documents(texts), embeddings.embed_query("fog")
     wanted = sorted(
-        ((sum(a * b for a, b in zip(vector, query, strict=True)), text) for vector, text in zip(vectors, texts, strict=True)), reverse=True
+        (
+            (sum(a * b for a, b in zip(vector, query, strict=True)), text)
+            for vector, text in zip(vectors, texts, strict=True)
+        ),
+        reverse=True,
     )
     found = store.similarity_search_with_score("fog", k=3)
     assert [document.page_content for document, _ in found] == [text for _, text in wanted]
@@ -174,7 +183,9 @@ def test_the_in_memory_store_finds_by_query_template_among_documents_by_document
 def test_the_example_selector_picks_the_example_that_the_query_is_nearest_to(options):
     embeddings = EchoEmbeddings(**{**options, "query_template": "echo"})  # the same template: the same text is nearest
     examples = [{"input": word, "output": word.upper()} for word in ("tide", "soap", "fog")]
-    selector = SemanticSimilarityExampleSelector.from_examples(examples, embeddings, InMemoryVectorStore, k=1, input_keys=["input"])
+    selector = SemanticSimilarityExampleSelector.from_examples(
+        examples, embeddings, InMemoryVectorStore, k=1, input_keys=["input"]
+    )
     for example in examples:
         assert selector.select_examples({"input": example["input"]}) == [example]
 
@@ -185,7 +196,12 @@ async def test_a_retrieval_chain_answers_from_what_was_found(options):
     store.add_documents([Document("soap is made of fat"), Document("fog forms at dawn")])
     context = store.as_retriever(search_kwargs={"k": 1}) | (lambda documents: documents[0].page_content)
     prompt = ChatPromptTemplate.from_template("{context} | {question}")
-    chain = {"context": context, "question": RunnablePassthrough()} | prompt | RunnableLambda(lambda value: value.to_string()) | StrOutputParser()
+    chain = (
+        {"context": context, "question": RunnablePassthrough()}
+        | prompt
+        | RunnableLambda(lambda value: value.to_string())
+        | StrOutputParser()
+    )
     assert chain.invoke("fog forms at dawn") == "Human: fog forms at dawn | fog forms at dawn"
     assert await chain.ainvoke("soap is made of fat") == "Human: soap is made of fat | soap is made of fat"
 

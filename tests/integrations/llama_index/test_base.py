@@ -111,10 +111,19 @@ def test_the_ingestion_cache_serves_the_same_options_and_no_others(options, monk
     first = pipeline.run(nodes=nodes)[0].embedding
     assert pipeline.run(nodes=[TextNode(text=TEXT, id_="a")])[0].embedding == first
     assert len(calls) == 1
-    others = [{"layer": 2}, {"pooling": "last"}, {"document_template": "classical"}, {"model_name": str(model_folder("llama", seed=1))}]
+    others = [
+        {"layer": 2},
+        {"pooling": "last"},
+        {"document_template": "classical"},
+        {"model_name": str(model_folder("llama", seed=1))},
+    ]
     for changed in others:
         embed_model = EchoEmbedding(**{**options, **changed})
-        got = IngestionPipeline(transformations=[embed_model], cache=cache).run(nodes=[TextNode(text=TEXT, id_="a")])[0].embedding
+        got = (
+            IngestionPipeline(transformations=[embed_model], cache=cache)
+            .run(nodes=[TextNode(text=TEXT, id_="a")])[0]
+            .embedding
+        )
         assert got == embed_model.get_text_embedding(TEXT) != first
 
 
@@ -198,5 +207,7 @@ async def test_the_event_loop_ticks_while_a_second_of_documents_is_embedded(opti
     count, took, stall = 16, 0.0, 0.0
     while took < 1:
         count *= 2
-        took, stall = await longest_stall(embed_model.aget_text_embedding_batch([f"{number} {chunk}" for number in range(count)]))
+        took, stall = await longest_stall(
+            embed_model.aget_text_embedding_batch([f"{number} {chunk}" for number in range(count)])
+        )
     assert stall < 0.05

@@ -8,7 +8,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import TextNode
 
 from echo_core import EmbeddingSpaceMismatch
-from echo_core.space import FINGERPRINT_KEY
+from echo_core.identity.space import FINGERPRINT_KEY
 from langchain_echo import EchoEmbeddings
 from langchain_echo.chroma import EchoChroma
 from llama_index.embeddings.echo import EchoEmbedding
@@ -37,9 +37,16 @@ def test_an_index_over_it_finds_by_the_query_template_after_reopening(embed_mode
     store = open_chroma_vector_store(embed_model, client, "notes")
     VectorStoreIndex(nodes(), storage_context=StorageContext.from_defaults(vector_store=store), embed_model=embed_model)
     reopened = open_chroma_vector_store(embed_model, client, "notes")
-    found = VectorStoreIndex.from_vector_store(reopened, embed_model=embed_model).as_retriever(similarity_top_k=3).retrieve("fog")
+    found = (
+        VectorStoreIndex.from_vector_store(reopened, embed_model=embed_model)
+        .as_retriever(similarity_top_k=3)
+        .retrieve("fog")
+    )
     query, vectors = embed_model.get_query_embedding("fog"), embed_model.get_text_embedding_batch(TEXTS)
-    likeness = {text: sum(a * b for a, b in zip(query, vector, strict=True)) for text, vector in zip(TEXTS, vectors, strict=True)}
+    likeness = {
+        text: sum(a * b for a, b in zip(query, vector, strict=True))
+        for text, vector in zip(TEXTS, vectors, strict=True)
+    }
     assert [hit.text for hit in found] == sorted(likeness, key=likeness.get, reverse=True)
 
 
@@ -54,7 +61,14 @@ def test_the_model_of_the_settings_serves_the_index(embed_model, client):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"layer": 2}, {"dimension": 8}, {"query_template": "echo"}, {"document_template": "classical"}, {"model_name": "other"}]
+    "changed",
+    [
+        {"layer": 2},
+        {"dimension": 8},
+        {"query_template": "echo"},
+        {"document_template": "classical"},
+        {"model_name": "other"},
+    ],
 )
 def test_another_embed_model_is_refused_and_the_message_names_what_differs(options, client, changed, model_folder):
     open_chroma_vector_store(EchoEmbedding(**options), client, "notes")

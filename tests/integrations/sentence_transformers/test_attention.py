@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.attention import ROWS
+from echo_core.engine.attention.interface import ROWS
 from echo_sentence_transformers import EchoSentenceTransformer
 
 TEXTS = ["Paris is the capital.", "It rained. " * 40]
@@ -48,13 +48,17 @@ def test_encode_runs_what_all_rows_begin_with_once_and_pads_nothing(model: EchoS
     assert seen[0] < sum(lengths) < len(lengths) * max(lengths)
 
 
-def test_a_chosen_attention_is_kept_and_gives_the_same_vectors(model: EchoSentenceTransformer, tiny_llama: Path) -> None:
+def test_a_chosen_attention_is_kept_and_gives_the_same_vectors(
+    model: EchoSentenceTransformer, tiny_llama: Path
+) -> None:
     chosen = EchoSentenceTransformer(str(tiny_llama), device="cpu", model_kwargs={"attn_implementation": "eager"})
     np.testing.assert_allclose(chosen.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
     assert attention(chosen) == "eager"
 
 
-@pytest.mark.parametrize("family", ["gemma2", "mistral"])  # soft caps, which the encoder's attention refuses; a sliding window
+@pytest.mark.parametrize(
+    "family", ["gemma2", "mistral"]
+)  # soft caps, which the encoder's attention refuses; a sliding window
 def test_a_model_with_another_kind_of_attention_gives_the_vectors_of_its_own(model_folder: object, family: str) -> None:
     folder = str(model_folder(family))  # type: ignore[operator]
     model = EchoSentenceTransformer(folder, device="cpu")
@@ -62,7 +66,9 @@ def test_a_model_with_another_kind_of_attention_gives_the_vectors_of_its_own(mod
     np.testing.assert_allclose(model.encode(TEXTS), own.encode(TEXTS), atol=1e-5)
 
 
-def test_soft_caps_of_attention_scores_are_kept_in_encode_in_training_and_after_loading(model_folder: object, tmp_path: Path) -> None:
+def test_soft_caps_of_attention_scores_are_kept_in_encode_in_training_and_after_loading(
+    model_folder: object, tmp_path: Path
+) -> None:
     """A Gemma 2 ran with transformers' sdpa, which leaves its soft caps out in silence: its vectors were those of another model."""
     folder = model_folder("gemma2")  # type: ignore[operator]
     echo = EchoConfig(str(folder))
@@ -75,7 +81,9 @@ def test_soft_caps_of_attention_scores_are_kept_in_encode_in_training_and_after_
     np.testing.assert_allclose(EchoSentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS), expected, atol=1e-5)
 
 
-def test_the_attention_of_encode_is_not_saved_and_survives_pickling(model: EchoSentenceTransformer, tmp_path: Path) -> None:
+def test_the_attention_of_encode_is_not_saved_and_survives_pickling(
+    model: EchoSentenceTransformer, tmp_path: Path
+) -> None:
     vectors = model.encode(TEXTS)
     model.save_pretrained(str(tmp_path))
     assert ROWS not in json.dumps(json.loads((tmp_path / "config.json").read_text()))

@@ -14,7 +14,16 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-from echo_core import ConfigError, EchoConfig, EchoEncoder, EmptyTextError, NotFiniteError, Runtime, UnencodableTextError, VariableError
+from echo_core import (
+    ConfigError,
+    EchoConfig,
+    EchoEncoder,
+    EmptyTextError,
+    NotFiniteError,
+    Runtime,
+    UnencodableTextError,
+    VariableError,
+)
 from echo_sentence_transformers import EchoPooling, EchoSentenceTransformer, EchoTransformer
 
 QUERY = "Question: {text} Asked again: [[{text}]]"
@@ -83,7 +92,10 @@ def test_an_independent_oracle_of_builtin_modules_gives_the_same_vector(tiny_lla
     """The built-in Pooling can pool a second saying alone, if the first is passed as a prompt and each text is encoded by itself."""
     plain = Transformer(str(tiny_llama))
     plain.tokenizer.pad_token = plain.tokenizer.eos_token  # asked for, though one text needs no padding
-    oracle = SentenceTransformer(modules=[plain, Pooling(plain.get_embedding_dimension(), "mean", include_prompt=False), Normalize()], device="cpu")
+    oracle = SentenceTransformer(
+        modules=[plain, Pooling(plain.get_embedding_dimension(), "mean", include_prompt=False), Normalize()],
+        device="cpu",
+    )
     model = build(tiny_llama)
     for text in TEXTS[:2]:
         prompt = f"Rewrite the following paragraph: {text}. The rewritten paragraph:"
@@ -122,9 +134,16 @@ def test_the_old_name_of_the_first_argument_still_works(model: EchoSentenceTrans
 
 
 def test_the_prompt_is_the_instruction_of_the_template(tiny_llama: Path) -> None:
-    fields = {"query_template": INSTRUCTED, "document_template": "finetuned-document", "pooling": "last", "instruction": "Find it"}
+    fields = {
+        "query_template": INSTRUCTED,
+        "document_template": "finetuned-document",
+        "pooling": "last",
+        "instruction": "Find it",
+    }
     core = EchoEncoder(EchoConfig(str(tiny_llama), **fields), CPU)
-    model = EchoSentenceTransformer(EchoConfig(str(tiny_llama), **fields), device="cpu", prompts={"shout": "Answer loudly"})
+    model = EchoSentenceTransformer(
+        EchoConfig(str(tiny_llama), **fields), device="cpu", prompts={"shout": "Answer loudly"}
+    )
     wanted = core.encode_queries(TEXTS, instruction="Answer loudly")
     np.testing.assert_allclose(model.encode_query(TEXTS, prompt="Answer loudly"), wanted, atol=1e-5)
     np.testing.assert_allclose(model.encode_query(TEXTS, prompt_name="shout"), wanted, atol=1e-5)
@@ -133,7 +152,13 @@ def test_the_prompt_is_the_instruction_of_the_template(tiny_llama: Path) -> None
 
 
 def test_a_long_prompt_is_run_once_a_call_and_anew_when_the_weights_have_changed(tiny_llama: Path) -> None:
-    echo = EchoConfig(str(tiny_llama), query_template=INSTRUCTED, document_template="finetuned-document", pooling="last", max_tokens=40)
+    echo = EchoConfig(
+        str(tiny_llama),
+        query_template=INSTRUCTED,
+        document_template="finetuned-document",
+        pooling="last",
+        max_tokens=40,
+    )
     prompt = "Answer loudly, or not at all. " * 30
     model, fresh = (EchoSentenceTransformer(echo, device="cpu") for _ in range(2))
     plain = EchoEncoder(echo, Runtime(device="cpu", dtype="float32", attention="padded"))
@@ -169,7 +194,9 @@ def test_a_prompt_without_a_place_in_the_template_is_refused_and_never_glued_on(
 
 
 @pytest.mark.parametrize("inputs", [[("a", "b")], ["a", 3], [None]], ids=str)
-def test_preprocess_never_raises_the_type_error_that_would_drop_the_prompt(model: EchoSentenceTransformer, inputs: list[object]) -> None:
+def test_preprocess_never_raises_the_type_error_that_would_drop_the_prompt(
+    model: EchoSentenceTransformer, inputs: list[object]
+) -> None:
     with pytest.raises(ValueError, match=r"must be a string|must be of|not support"):
         model[0].preprocess(inputs, prompt="Find it")
     with pytest.raises(TypeError, match=r"text \d must be a string"):
@@ -221,7 +248,9 @@ def test_a_long_text_is_cut_in_features_with_one_warning(tiny_llama: Path, caplo
         features = model.preprocess([TEXTS[2]])
         model.preprocess([TEXTS[2]])
     assert features["pooling_mask"].sum() == 20
-    assert warnings_of_ours(caplog) == ["texts longer than max_tokens=20 are cut; encode reads them in windows where overflow='window'"]
+    assert warnings_of_ours(caplog) == [
+        "texts longer than max_tokens=20 are cut; encode reads them in windows where overflow='window'"
+    ]
 
 
 def test_max_seq_length_is_the_length_of_one_saying(tiny_llama: Path) -> None:
@@ -251,7 +280,9 @@ def test_tensors_lists_and_token_states_come_as_asked(model: EchoSentenceTransfo
     np.testing.assert_array_equal(tensor.numpy(), model.encode(TEXTS))
     assert all(isinstance(vector, torch.Tensor) for vector in model.encode(TEXTS, convert_to_numpy=False))
     states = model.encode(["Paris", "Paris is the capital."], output_value="token_embeddings")
-    assert [len(state) for state in states] == [len(model[0].preprocess([text])["input_ids"][0]) for text in ("Paris", "Paris is the capital.")]
+    assert [len(state) for state in states] == [
+        len(model[0].preprocess([text])["input_ids"][0]) for text in ("Paris", "Paris is the capital.")
+    ]
     everything = model.encode("Paris", output_value=None)
     assert {"input_ids", "pooling_mask", "token_embeddings", "sentence_embedding"} <= set(everything)
 
@@ -270,7 +301,9 @@ def test_batches_keep_to_the_token_budget_and_batch_size_changes_nothing(model: 
     np.testing.assert_allclose(budgeted, model.encode(TEXTS * 3), atol=1e-5)
 
 
-def test_out_of_memory_halves_the_batch(model: EchoSentenceTransformer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_halves_the_batch(
+    model: EchoSentenceTransformer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted, forward = model.encode(TEXTS), model[0].model.forward
 
     def small(*args: object, **kwargs: object) -> object:
@@ -300,14 +333,18 @@ def test_a_pickled_model_gives_the_same_vectors(tiny_llama: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).encode(TEXTS), before)
 
 
-def test_texts_without_a_task_warn_once_where_the_templates_differ(tiny_llama: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_texts_without_a_task_warn_once_where_the_templates_differ(
+    tiny_llama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = build(tiny_llama, query_template=QUERY)
     with caplog.at_level(logging.WARNING, "echo_sentence_transformers"):
         model.encode_query(TEXTS[:1])
         assert not warnings_of_ours(caplog)
         model.encode(TEXTS[:1])
         model.encode(TEXTS[:1])
-    assert [message.split(";")[0] for message in warnings_of_ours(caplog)] == ["texts without a task are said as documents"]
+    assert [message.split(";")[0] for message in warnings_of_ours(caplog)] == [
+        "texts without a task are said as documents"
+    ]
 
 
 def test_an_instruct_models_chat_template_is_not_used(model_folder: object, tmp_path: Path) -> None:
@@ -318,7 +355,9 @@ def test_an_instruct_models_chat_template_is_not_used(model_folder: object, tmp_
     model = build(folder)
     assert model[0].tokenizer.chat_template
     assert model.modalities == ["text"]
-    np.testing.assert_allclose(model.encode(TEXTS), EchoEncoder(EchoConfig(str(folder)), CPU).encode_documents(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(
+        model.encode(TEXTS), EchoEncoder(EchoConfig(str(folder)), CPU).encode_documents(TEXTS), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator, TripletEvaluator
+from sentence_transformers.sentence_transformer.evaluation import (
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+    TripletEvaluator,
+)
 
 from echo_core import EchoConfig, EmptyTextError
 from echo_sentence_transformers import EchoSentenceTransformer
@@ -37,7 +41,9 @@ def embedded() -> EchoSentenceTransformer:
 
 
 def test_the_retrieval_evaluator_asks_in_roles(embedded: EchoSentenceTransformer, tmp_path: Path) -> None:
-    figures = embedded.evaluate(InformationRetrievalEvaluator(QUERIES, CORPUS, RELEVANT, show_progress_bar=False), str(tmp_path))
+    figures = embedded.evaluate(
+        InformationRetrievalEvaluator(QUERIES, CORPUS, RELEVANT, show_progress_bar=False), str(tmp_path)
+    )
     assert figures["cosine_ndcg@10"] > 0.9
 
 
@@ -53,8 +59,12 @@ def test_a_pool_of_processes_gives_the_same_vectors_in_both_roles(tiny: EchoSent
     texts = [f"{text} Number {i}." for i in range(3) for text in CORPUS.values()] + ["It rained. " * 200]
     pool = tiny.start_multi_process_pool(["cpu", "cpu"])
     try:
-        np.testing.assert_allclose(tiny.encode_document(texts, pool=pool, chunk_size=4), tiny.encode_document(texts), atol=1e-5)
-        np.testing.assert_allclose(tiny.encode_query(texts, pool=pool, chunk_size=4), tiny.encode_query(texts), atol=1e-5)
+        np.testing.assert_allclose(
+            tiny.encode_document(texts, pool=pool, chunk_size=4), tiny.encode_document(texts), atol=1e-5
+        )
+        np.testing.assert_allclose(
+            tiny.encode_query(texts, pool=pool, chunk_size=4), tiny.encode_query(texts), atol=1e-5
+        )
     finally:
         tiny.stop_multi_process_pool(pool)
 
@@ -89,7 +99,9 @@ def test_mteb_evaluates_the_model_in_roles(embedded: EchoSentenceTransformer) ->
             self.dataset = {
                 "default": {
                     "test": {
-                        "corpus": Dataset.from_list([{"id": key, "title": "", "text": text} for key, text in CORPUS.items()]),
+                        "corpus": Dataset.from_list(
+                            [{"id": key, "title": "", "text": text} for key, text in CORPUS.items()]
+                        ),
                         "queries": Dataset.from_list([{"id": key, "text": text} for key, text in QUERIES.items()]),
                         "relevant_docs": {query: dict.fromkeys(documents, 1) for query, documents in RELEVANT.items()},
                         "top_ranked": None,

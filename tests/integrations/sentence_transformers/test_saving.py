@@ -19,7 +19,14 @@ from echo_sentence_transformers import EchoSentenceTransformer, EchoTransformer
 QUERY = "Instruct: {instruction} Query: {text} Again: [[{text}]]"
 TEXTS = ["Paris is the capital.", "two\nlines", "It rained. " * 200]
 CPU = Runtime(device="cpu", dtype="float32")
-ECHO = {"query_template": QUERY, "instruction": "Find it", "pooling": "weighted_mean", "layer": -2, "dimension": 16, "max_tokens": 50}
+ECHO = {
+    "query_template": QUERY,
+    "instruction": "Find it",
+    "pooling": "weighted_mean",
+    "layer": -2,
+    "dimension": 16,
+    "max_tokens": 50,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +41,9 @@ def saved(model: EchoSentenceTransformer, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def test_a_new_process_loads_a_saved_model_without_trusting_code(model: EchoSentenceTransformer, saved: Path, tmp_path: Path) -> None:
+def test_a_new_process_loads_a_saved_model_without_trusting_code(
+    model: EchoSentenceTransformer, saved: Path, tmp_path: Path
+) -> None:
     script = (
         "import sys, numpy as np\n"
         "from echo_sentence_transformers import EchoSentenceTransformer\n"
@@ -66,7 +75,9 @@ def test_a_sentence_transformer_loads_what_the_encoder_saved(tiny_llama: Path, t
     assert model.echo_config.layer == -2
 
 
-def test_saving_again_what_was_loaded_keeps_the_vectors(model: EchoSentenceTransformer, saved: Path, tmp_path: Path) -> None:
+def test_saving_again_what_was_loaded_keeps_the_vectors(
+    model: EchoSentenceTransformer, saved: Path, tmp_path: Path
+) -> None:
     EchoSentenceTransformer(str(saved), device="cpu").save_pretrained(str(tmp_path))
     again = EchoSentenceTransformer(str(tmp_path), device="cpu")
     np.testing.assert_allclose(again.encode_query(TEXTS), model.encode_query(TEXTS), atol=1e-6)
@@ -123,7 +134,9 @@ def test_the_card_tells_a_stranger_what_to_install_and_how_to_load(saved: Path, 
     assert QUERY in card
 
 
-def test_what_is_pushed_says_how_to_load_it_from_its_repository(model: EchoSentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_pushed_says_how_to_load_it_from_its_repository(
+    model: EchoSentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pushed: dict[str, str] = {}
 
     class Hub:
@@ -132,8 +145,13 @@ def test_what_is_pushed_says_how_to_load_it_from_its_repository(model: EchoSente
         def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
             return SimpleNamespace(repo_id=repo_id)
 
-        def upload_folder(self, folder_path: str, commit_description: str | None = None, **_: object) -> SimpleNamespace:
-            pushed.update({path.name: path.read_text() for path in Path(folder_path).glob("*.[mj][ds]*")}, description=commit_description or "")
+        def upload_folder(
+            self, folder_path: str, commit_description: str | None = None, **_: object
+        ) -> SimpleNamespace:
+            pushed.update(
+                {path.name: path.read_text() for path in Path(folder_path).glob("*.[mj][ds]*")},
+                description=commit_description or "",
+            )
             return SimpleNamespace(commit_url="", pr_url="")
 
     monkeypatch.setattr("sentence_transformers.base.model.HfApi", Hub)

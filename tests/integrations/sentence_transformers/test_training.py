@@ -21,7 +21,12 @@ from echo_sentence_transformers import EchoSentenceTransformer
 QUERY = "Question: {text} Asked again: [[{text}]]"
 PAIRS = {
     "query": ["Where is Paris?", "Who waters the tomatoes?", "When did it rain?", "Which river froze?"],
-    "passage": ["Paris is in France.", "A gardener does.", "On the second of March.", "The one by the village froze twice."],
+    "passage": [
+        "Paris is in France.",
+        "A gardener does.",
+        "On the second of March.",
+        "The one by the village froze twice.",
+    ],
 }
 ROUTES = {"query": "query", "passage": "document"}
 
@@ -30,12 +35,26 @@ def build(folder: Path, **fields: object) -> EchoSentenceTransformer:
     return EchoSentenceTransformer(EchoConfig(str(folder), query_template=QUERY, **fields), device="cpu")
 
 
-def trainer_for(model: EchoSentenceTransformer, loss: torch.nn.Module, folder: Path, columns: dict[str, Any] | None = None, **options: Any) -> Any:
-    arguments = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "save_strategy": "no", "report_to": "none"}
+def trainer_for(
+    model: EchoSentenceTransformer,
+    loss: torch.nn.Module,
+    folder: Path,
+    columns: dict[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    arguments = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
     args = SentenceTransformerTrainingArguments(
         str(folder), use_cpu=True, disable_tqdm=True, router_mapping=ROUTES, seed=1, **{**arguments, **options}
     )
-    return SentenceTransformerTrainer(model=model, args=args, train_dataset=Dataset.from_dict(columns or PAIRS), loss=loss)
+    return SentenceTransformerTrainer(
+        model=model, args=args, train_dataset=Dataset.from_dict(columns or PAIRS), loss=loss
+    )
 
 
 def guide(model: EchoSentenceTransformer) -> EchoSentenceTransformer:
@@ -48,7 +67,9 @@ LOSSES: dict[str, Callable[[EchoSentenceTransformer], torch.nn.Module]] = {
     "GIST": lambda model: losses.GISTEmbedLoss(model, guide(model)),
     "CachedGIST": lambda model: losses.CachedGISTEmbedLoss(model, guide(model), mini_batch_size=2),
     "Matryoshka": lambda model: losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), [32, 8]),
-    "MatryoshkaCached": lambda model: losses.MatryoshkaLoss(model, losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=2), [32, 8]),
+    "MatryoshkaCached": lambda model: losses.MatryoshkaLoss(
+        model, losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=2), [32, 8]
+    ),
     "AdaptiveLayer": lambda model: losses.AdaptiveLayerLoss(model, losses.MultipleNegativesRankingLoss(model)),
 }
 
@@ -77,7 +98,10 @@ def test_three_columns_train_in_one_merged_forward_as_in_separate_ones(tiny_llam
     """Newer versions pad the columns to one batch; the pooling mask has to be padded along."""
     model = build(tiny_llama)
     columns = [PAIRS["query"], PAIRS["passage"], list(reversed(PAIRS["passage"]))]
-    features = [model.preprocess(column, task=task) for column, task in zip(columns, ("query", "document", "document"), strict=True)]
+    features = [
+        model.preprocess(column, task=task)
+        for column, task in zip(columns, ("query", "document", "document"), strict=True)
+    ]
     loss = losses.MultipleNegativesRankingLoss(model)
     together = loss([dict(feature) for feature in features], None)
     apart = loss.compute_loss_from_embeddings([model(dict(f))["sentence_embedding"] for f in features], None)
@@ -90,7 +114,15 @@ def test_the_loss_falls(tiny_llama: Path, tmp_path: Path) -> None:
 
     def now() -> float:
         with torch.no_grad():
-            return float(loss([model.preprocess(PAIRS["query"], task="query"), model.preprocess(PAIRS["passage"], task="document")], None))
+            return float(
+                loss(
+                    [
+                        model.preprocess(PAIRS["query"], task="query"),
+                        model.preprocess(PAIRS["passage"], task="document"),
+                    ],
+                    None,
+                )
+            )
 
     before = now()
     trainer_for(model, loss, tmp_path, max_steps=8, learning_rate=3e-3).train()
@@ -98,7 +130,9 @@ def test_the_loss_falls(tiny_llama: Path, tmp_path: Path) -> None:
 
 
 def test_prompts_of_the_training_arguments_are_the_templates_instruction(tiny_llama: Path, tmp_path: Path) -> None:
-    echo = EchoConfig(str(tiny_llama), query_template="Instruct: {instruction} Query: {text} Again: [[{text}]]", instruction="Look")
+    echo = EchoConfig(
+        str(tiny_llama), query_template="Instruct: {instruction} Query: {text} Again: [[{text}]]", instruction="Look"
+    )
     model = EchoSentenceTransformer(echo, device="cpu")
     trainer = trainer_for(model, losses.MultipleNegativesRankingLoss(model), tmp_path, prompts={"query": "Find it"})
     batch = trainer.data_collator([dict(zip(PAIRS, row, strict=True)) for row in zip(*PAIRS.values(), strict=True)])
@@ -113,14 +147,18 @@ def test_training_resumes_from_a_checkpoint_where_it_stopped(tiny_llama: Path, t
     straight = build(tiny_llama)
     trainer_for(straight, losses.MultipleNegativesRankingLoss(straight), tmp_path, **options).train()
     resumed = build(tiny_llama)
-    trainer_for(resumed, losses.MultipleNegativesRankingLoss(resumed), tmp_path, **options).train(str(tmp_path / "checkpoint-2"))
+    trainer_for(resumed, losses.MultipleNegativesRankingLoss(resumed), tmp_path, **options).train(
+        str(tmp_path / "checkpoint-2")
+    )
     np.testing.assert_allclose(resumed.encode(PAIRS["passage"]), straight.encode(PAIRS["passage"]), atol=1e-4)
 
 
 @pytest.fixture
 def adapted(tiny_llama: Path, tmp_path: Path) -> EchoSentenceTransformer:
     model = build(tiny_llama, layer=-2)
-    model.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"]))
+    model.add_adapter(
+        LoraConfig(task_type="FEATURE_EXTRACTION", r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"])
+    )
     trainer_for(model, losses.MultipleNegativesRankingLoss(model), tmp_path / "run", max_steps=4).train()
     return model
 
@@ -141,13 +179,17 @@ def test_a_saved_adapter_is_small_and_loads_onto_its_base(adapted: EchoSentenceT
         EchoEncoder.load(tmp_path / "adapter")
 
 
-def test_a_merged_adapter_gives_the_same_vectors_in_a_whole_model(adapted: EchoSentenceTransformer, tmp_path: Path) -> None:
+def test_a_merged_adapter_gives_the_same_vectors_in_a_whole_model(
+    adapted: EchoSentenceTransformer, tmp_path: Path
+) -> None:
     wanted = adapted.encode_query(PAIRS["query"])
     adapted.merge_adapters()
     assert not any("lora" in name for name, _ in adapted.named_parameters())
     np.testing.assert_allclose(adapted.encode_query(PAIRS["query"]), wanted, atol=1e-5)
     adapted.save_pretrained(str(tmp_path / "merged"))
-    np.testing.assert_allclose(EchoSentenceTransformer(str(tmp_path / "merged"), device="cpu").encode_query(PAIRS["query"]), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        EchoSentenceTransformer(str(tmp_path / "merged"), device="cpu").encode_query(PAIRS["query"]), wanted, atol=1e-5
+    )
     core = EchoEncoder.load(tmp_path / "merged", Runtime(device="cpu", dtype="float32"))
     np.testing.assert_allclose(core.encode_queries(PAIRS["query"]), wanted, atol=1e-5)
     with pytest.raises(ModelError, match="must have an adapter"):
@@ -165,7 +207,9 @@ def test_a_training_run_with_lora_resumes_from_its_checkpoint(tiny_llama: Path, 
 
     straight, resumed = fresh(), fresh()
     trainer_for(straight, losses.MultipleNegativesRankingLoss(straight), tmp_path, **options).train()
-    trainer_for(resumed, losses.MultipleNegativesRankingLoss(resumed), tmp_path, **options).train(str(tmp_path / "checkpoint-2"))
+    trainer_for(resumed, losses.MultipleNegativesRankingLoss(resumed), tmp_path, **options).train(
+        str(tmp_path / "checkpoint-2")
+    )
     np.testing.assert_allclose(resumed.encode(PAIRS["passage"]), straight.encode(PAIRS["passage"]), atol=1e-4)
 
 

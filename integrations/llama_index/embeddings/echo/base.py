@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 import echo_core
-from echo_core.space import fingerprint, space_of
+from echo_core.identity.space import fingerprint, space_of
 from llama_index.embeddings.echo.options import EchoOptions
 
 if TYPE_CHECKING:
     from echo_core import EchoEncoder
-    from echo_core.vectors import Vectors
+    from echo_core.methods.finish import Vectors
 
 
 class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
@@ -69,4 +69,6 @@ class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
 
 
 def _as_lists(vectors: Vectors) -> list[list[float]]:
-    return [row.tolist() for row in vectors]  # row by row: one tolist of all holds the GIL, and so the event loop, for its whole length
+    return [
+        row.tolist() for row in vectors
+    ]  # row by row: one tolist of all holds the GIL, and so the event loop, for its whole length

@@ -10,7 +10,9 @@ try:
     from llama_index.vector_stores.chroma import ChromaVectorStore
 except ModuleNotFoundError as error:
     packages = "'echo-embed[llama-index,chroma]' llama-index-vector-stores-chroma"
-    raise ImportError(f"llama_index.embeddings.echo.chroma needs Chroma's vector store: pip install {packages}") from error
+    raise ImportError(
+        f"llama_index.embeddings.echo.chroma needs Chroma's vector store: pip install {packages}"
+    ) from error
 
 from chromadb.api import ClientAPI
 from llama_index.core.schema import BaseNode
@@ -37,7 +39,9 @@ class EchoChromaVectorStore(ChromaVectorStore):
         return await asyncio.to_thread(self.add, nodes, **add_kwargs)
 
 
-def open_chroma_vector_store(embed_model: EchoEmbedding, client: ClientAPI, collection_name: str) -> EchoChromaVectorStore:
+def open_chroma_vector_store(
+    embed_model: EchoEmbedding, client: ClientAPI, collection_name: str
+) -> EchoChromaVectorStore:
     """The vector store over a collection of Chroma, opened or created for the vectors of ``embed_model``.
 
         embed_model = EchoEmbedding()

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from echo_core.config import EchoConfig, Runtime
 
-CONFIG_FIELDS = {field.name: "model_name" if field.name == "model" else field.name for field in dataclasses.fields(EchoConfig)}
+CONFIG_FIELDS = {
+    field.name: "model_name" if field.name == "model" else field.name for field in dataclasses.fields(EchoConfig)
+}
 RUNTIME_FIELDS = tuple(field.name for field in dataclasses.fields(Runtime))
 
 
@@ -49,7 +51,9 @@ class EchoOptions(BaseModel):
     progress: bool | None = Field(default=False, exclude=True)  # LlamaIndex has a bar of its own, show_progress=True
     trust_remote_code: bool = Field(default=False, exclude=True)
 
-    embed_batch_size: int = Field(default=512, gt=0, le=2048)  # texts handed over at once; the encoder sorts and batches them by tokens
+    embed_batch_size: int = Field(
+        default=512, gt=0, le=2048
+    )  # texts handed over at once; the encoder sorts and batches them by tokens
     embeddings_cache: None = Field(default=None, frozen=True)
 
     @model_validator(mode="before")
@@ -60,7 +64,9 @@ class EchoOptions(BaseModel):
             return given
         if given.get("embeddings_cache") is not None:
             rule = "must be None: it keys on the text alone, so that a query would get the vector of the same text as a document"
-            raise ValueError(f"embeddings_cache {rule}; use IngestionPipeline(cache=...), which keys on the options too")
+            raise ValueError(
+                f"embeddings_cache {rule}; use IngestionPipeline(cache=...), which keys on the options too"
+            )
         Runtime(**{name: given[name] for name in RUNTIME_FIELDS if name in given})
         config = EchoConfig(**{knob: given[field] for knob, field in CONFIG_FIELDS.items() if field in given})
         return {**given, **{CONFIG_FIELDS[knob]: value for knob, value in config.to_dict().items()}}

@@ -1,0 +1,1 @@
+"""Rows to one vector a span: scheduling, batching, the forward pass, pooling."""

@@ -1,0 +1,1 @@
+"""What a model and a space are: files, hashes, fingerprints; no torch."""

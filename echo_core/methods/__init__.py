@@ -1,0 +1,1 @@
+"""What papers do to texts, states and vectors: one method a file."""

@@ -1,0 +1,110 @@
+"""From pooled states to the vectors that a user gets; pure functions on float32 arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_core.config import EchoConfig
+from echo_core.errors import ConfigError, ModelError
+from echo_core.text.rows import Span
+
+Vectors = NDArray[np.float32]
+
+
+def join_spans(pooled: Vectors, spans: Sequence[Span], texts: int) -> Vectors:
+    """One vector a text from one vector a span: (S, D) → (N, D), the spans of a text weighted by their tokens.
+
+    For mean pooling this is the mean over all pooled tokens of all windows of the text.
+    """
+    if len(spans) == texts:  # one window each, in order
+        return pooled
+    weights = np.array([span.end - span.start for span in spans], dtype=np.float32)
+    owners = np.array([span.owner for span in spans])
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))  # the spans of a text stand together
+    sums = np.add.reduceat(pooled * weights[:, None], starts)
+    return np.divide(sums, np.add.reduceat(weights, starts)[:, None], dtype=np.float32)
+
+
+def cut(vectors: Vectors, dimension: int | None) -> Vectors:
+    """The first ``dimension`` numbers: (N, D) → (N, dimension)."""
+    return vectors if dimension is None else vectors[:, :dimension]
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """The same directions with length 1; a zero vector stays zero."""
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[
+        :, None
+    ]  # float32 cannot hold the square of 1e20
+    return np.divide(
+        vectors, np.where(length > 0, length, 1), out=np.empty(vectors.shape, dtype=np.float32), casting="same_kind"
+    )
+
+
+def without_direction(vectors: Vectors, direction: Vectors) -> Vectors:
+    """Vectors with their part along a unit direction (D,) taken out: e - (e·μ̂) μ̂ (arXiv 2511.11041)."""
+    return vectors - np.outer(vectors @ direction, direction)
+
+
+def mean_direction(vectors: Vectors) -> tuple[float, ...]:
+    """The direction of the mean of (N, D) vectors, each counted with length 1: D numbers of length 1, to seven places."""
+    return tuple(round(float(x), 7) for x in unit(unit(vectors).mean(axis=0, keepdims=True))[0])
+
+
+def project(vectors: Vectors, kept: NDArray[np.float32], reduced: bool) -> Vectors:
+    """Vectors projected on k orthonormal columns (D, k): full width, (N, D), or ``reduced`` to their (N, k) coordinates; same dot products."""
+    coordinates = vectors @ kept
+    return coordinates if reduced else coordinates @ kept.T
+
+
+def finish(pooled: Vectors, config: EchoConfig, basis: NDArray[np.float32] | None = None) -> Vectors:
+    """What the config asks for, in the order: mean direction out, filter, cut, unit length.
+
+    Args:
+        pooled: (N, D) states.
+        config: ``centre``, ``filter``, ``dimension`` and ``normalize`` count here.
+        basis: (D, D) of ``head.filter_basis``, where the config has a filter.
+    """
+    vectors = (
+        pooled if config.centre is None else without_direction(pooled, np.asarray(config.centre, dtype=np.float32))
+    )
+    if config.filter is not None and basis is not None:
+        kept = basis[:, : filter_width(basis.shape[1], config.filter)]
+        vectors = project(vectors, kept, reduced=config.dimension is not None)
+    vectors = cut(vectors, config.dimension)
+    return unit(vectors) if config.normalize else vectors
+
+
+def check_finish(config: EchoConfig, width: int, basis: NDArray[np.float32] | None) -> None:
+    """Return if ``finish`` can serve states of this width.
+
+    Raises:
+        ConfigError: ``centre`` of another width, ``dimension`` beyond what ``filter`` keeps.
+        ModelError: an LM head of another width than the states.
+    """
+    if config.centre is not None and len(config.centre) != width:
+        raise ConfigError(f"centre must have {width} numbers for this model, got {len(config.centre)}; fit it again")
+    if config.filter is None or basis is None:
+        return
+    if len(basis) != width:
+        raise ModelError(
+            f"filter needs an LM head as wide as the states, {width}, got one of {len(basis)}; set filter=None"
+        )
+    kept = filter_width(width, config.filter)
+    if config.dimension is not None and config.dimension > kept:
+        raise ConfigError(
+            f"dimension must be at most {kept}, what filter={config.filter} keeps of {width}, got {config.dimension}"
+        )
+
+
+def filter_width(width: int, strength: float) -> int:
+    """Directions of ``width`` that ``filter=strength`` keeps."""
+    return max(1, int(width / strength))
+
+
+def first_not_finite(vectors: Vectors) -> int | None:
+    """Index of the first vector that holds NaN or infinity, or None."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    return int(bad[0]) if len(bad) else None

@@ -1,0 +1,1 @@
+"""Strings to rows of token ids; no torch."""

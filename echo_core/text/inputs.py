@@ -1,0 +1,91 @@
+"""What a caller gave, checked: texts and template variables. Every message names the index, the rule and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from echo_core.errors import EmptyTextError, VariableError
+from echo_core.template import Template
+
+Variables = Mapping[str, "str | Sequence[str]"]
+
+
+def check_collection(texts: object) -> Iterable[object]:
+    """The texts, if they come in an ordered collection.
+
+    Raises:
+        TypeError: one string, bytes, a mapping, a set, or something that cannot be iterated.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of strings, got one string; put it in a list: [text]")
+    if isinstance(texts, bytes | Mapping | set | frozenset) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}")
+    return texts
+
+
+def check_text(text: object, index: int) -> str:
+    """The text itself, unchanged.
+
+    Raises:
+        TypeError: not a string; names the index.
+    """
+    if not isinstance(text, str):
+        hint = "; decode it first" if isinstance(text, bytes) else ""
+        raise TypeError(f"text {index} must be a string, got {type(text).__name__}{hint}")
+    return text
+
+
+def is_blank(text: str, index: int, empty: str) -> bool:
+    """True for a text without a visible character that shall become a zero vector.
+
+    Raises:
+        EmptyTextError: such a text, and ``empty="error"``; names the index.
+    """
+    if text.strip():
+        return False
+    if empty == "error":
+        raise EmptyTextError(
+            index, f"must not be empty or blank, got {text[:20]!r}; leave it out, or set empty='zero' for a zero vector"
+        )
+    return True
+
+
+def fill_variables(
+    template: Template, count: int, default: str | None, instruction: str | None, given: Variables | None
+) -> dict[str, list[str]]:
+    """``count`` values for each variable of the template but ``text``.
+
+    Args:
+        template: names what is needed.
+        count: number of texts.
+        default: the config's instruction, used where the template has ``{instruction}`` and the call gives none.
+        instruction: the call's.
+        given: further variables, each one string for all texts or one string a text.
+
+    Raises:
+        VariableError: a value is missing, or too many, or of the wrong number.
+        TypeError: a value is not a string.
+    """
+    values: dict[str, str | Sequence[str]] = dict(given or {})
+    if instruction is not None:
+        values["instruction"] = instruction
+    needed = template.variables - {"text"}
+    if "instruction" in needed and default is not None:
+        values.setdefault("instruction", default)
+    for name in sorted(needed.symmetric_difference(values)):
+        has = "needs a value for" if name in needed else "has no variable"
+        raise VariableError(f"the template {has} {{{name}}}; given: {sorted(values)}; it is {template.source!r}")
+    return {name: _column(name, value, count) for name, value in values.items()}
+
+
+def _column(name: str, value: object, count: int) -> list[str]:
+    if isinstance(value, str):
+        return [value] * count
+    if not isinstance(value, Sequence):
+        raise TypeError(f"variable {name!r} must be a string or a list of strings, got {type(value).__name__}")
+    if len(value) != count:
+        raise VariableError(f"variable {name!r} must have one value for each of the {count} texts, got {len(value)}")
+    wrong = next((i for i, item in enumerate(value) if not isinstance(item, str)), None)
+    if wrong is not None:
+        raise TypeError(f"variable {name!r} must hold strings, got {type(value[wrong]).__name__} at index {wrong}")
+    return list(value)

@@ -1,0 +1,221 @@
+"""Texts to rows of token ids with the span to pool: all sayings of a text get the same ids and the same cut.
+
+This file knows ids and cuts, no tensors. How pieces and values meet is ``seams.py``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from echo_core.config import EchoConfig
+from echo_core.errors import ConfigError, ModelError, TextTooLongError, UnencodableTextError
+from echo_core.template import Template, parse_template
+from echo_core.text.rows import PooledText, Row, Span
+from echo_core.text.seams import SEAM_MODES, Part, Seam
+from echo_core.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A part of a row: fixed ids, or a variable at its seam."""
+
+    pooled: bool
+    ids: tuple[int, ...] = ()
+    variable: str = ""
+    slot: bool = False
+    seam: Seam = field(default_factory=Seam)
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """The rows of a call: in the order of the texts, with the number of texts that were longer than ``max_tokens``."""
+
+    rows: list[Row]
+    long_texts: int
+
+
+class PromptTokenizer:
+    """Texts to rows, for one template of one config."""
+
+    def __init__(self, tokenizer: TextTokenizer, source: str, config: EchoConfig, positions: int | None = None) -> None:
+        """Compile the template, its literals to ids; ``positions``: the most tokens that a row may have.
+
+        Raises:
+            ModelError: the template has ``{bos}`` or ``{eos}`` and the tokenizer has none.
+        """
+        self.template = parse_template(source)
+        self._tokenizer, self._config, self._positions = tokenizer, config, positions
+        self._segments = _compile(self.template, tokenizer, config.seam)
+        pooled_text = [s.seam for s in self._segments if s.variable == "text" and s.pooled]
+        text_seams = pooled_text + [s.seam for s in self._segments if s.variable == "text"]
+        self._seams = tuple(dict.fromkeys(text_seams))  # the pooled one first: cuts are made there
+        self._nothing = {
+            seam: tokenizer.encode([seam.before + seam.behind], seam.continuing)[0] for seam in self._seams
+        }  # normalised away
+        self.fixed_length = sum(len(s.ids) for s in self._segments)
+
+    def longest_row(self) -> int:
+        """Tokens of a row whose text fills ``max_tokens``, other variables left out."""
+        return self.fixed_length + self.template.sayings * self._config.max_tokens
+
+    def tokenise(self, texts: Sequence[str], variables: Mapping[str, Sequence[str]]) -> Tokenised:
+        """Rows of N texts, in order; a text longer than ``max_tokens`` becomes several rows (windows), one cut row, or an error.
+
+        Args:
+            texts: N texts, checked for type and emptiness already.
+            variables: N values for each further variable of the template.
+
+        Raises:
+            TextTooLongError: with ``overflow="error"``; names index and length.
+            UnencodableTextError: see ``TextTokenizer.encode``; also a text of which the tokenizer leaves no token.
+        """
+        sayings = {seam: self._encode(texts, seam) for seam in self._seams}
+        others = {
+            s: self._encode_repeated(variables[s.variable], s.seam)
+            for s in self._segments
+            if s.variable not in ("", "text")
+        }
+        rows: list[Row] = []
+        long_texts = 0
+        for owner, text in enumerate(texts):
+            said = {seam: ids[owner] for seam, ids in sayings.items()}
+            fixed = {segment: ids[owner] for segment, ids in others.items()}
+            cuts = self._cuts(owner, text, said)
+            long_texts += any(len(ids) > self._config.max_tokens for ids in said.values())
+            rows += [self._row(owner, {seam: said[seam][slice(*cut[seam])] for seam in said}, fixed) for cut in cuts]
+        return Tokenised(rows, long_texts)
+
+    def pooled_tokens(self, text: str) -> PooledText:
+        """Where the tokens of the pooled saying of one text stand: in the text, in its windows, and in a row's pooled region.
+
+        Raises:
+            ConfigError: the pooled region does not begin with the text or with literals before it.
+            TextTooLongError, UnencodableTextError: see ``tokenise``.
+        """
+        pooled = [segment for segment in self._segments if segment.pooled]
+        at = next((i for i, segment in enumerate(pooled) if segment.variable), None)
+        if at is None or pooled[at].variable != "text":
+            raise ConfigError(
+                f"document_template must say {{text}} first inside [[ ]] for chunks, got {self.template.source!r}; use 'echo'"
+            )
+        seam = pooled[at].seam
+        cuts = self._cuts(0, text, {each: self._encode([text], each)[0] for each in self._seams})
+        ends = self._tokenizer.ends(seam.before + text + seam.behind, seam.continuing)
+        inside = [
+            min(max(end - len(seam.before), 1), len(text)) for end in ends
+        ]  # white space before the text goes with its first character
+        return PooledText(inside, [cut[seam] for cut in cuts], sum(len(s.ids) for s in pooled[:at]))
+
+    def _encode(self, texts: Sequence[str], seam: Seam) -> list[list[int]]:
+        ids = self._tokenizer.encode([seam.before + text + seam.behind for text in texts], seam.continuing)
+        index = next((i for i, row in enumerate(ids) if row == self._nothing[seam]), None)
+        if index is not None:
+            raise UnencodableTextError(
+                index, f"must give at least one token, got none from {texts[index][:40]!r}; leave it out"
+            )
+        return ids
+
+    def _encode_repeated(self, values: Sequence[str], seam: Seam) -> list[list[int]]:
+        """Like ``_encode``, each distinct value once: an instruction is the same for all texts."""
+        distinct = list(dict.fromkeys(values))
+        limit = self._config.max_tokens if self._config.seam == "reference" else None
+        ids = self._tokenizer.encode([seam.before + value + seam.behind for value in distinct], seam.continuing)
+        known = {value: row[:limit] for value, row in zip(distinct, ids, strict=True)}
+        return [known[value] for value in values]
+
+    def _cuts(self, owner: int, text: str, said: Mapping[Seam, list[int]]) -> list[dict[Seam, tuple[int, int]]]:
+        """For each window of a text, the token range of each saying."""
+        limit, longest = self._config.max_tokens, max(map(len, said.values()))
+        if longest <= limit:
+            return [{seam: (0, len(ids)) for seam, ids in said.items()}]
+        if self._config.overflow == "error":
+            raise TextTooLongError(
+                owner,
+                f"must have at most max_tokens={limit} tokens, got {longest}; use overflow='window' or 'truncate'",
+            )
+        if self._config.seam == "reference" and self._config.overflow == "truncate":
+            return [{seam: (0, limit) for seam in said}]  # the reference parser cuts each piece on its own
+        length = len(said[self._seams[0]])
+        room = max(1, limit - (longest - length))  # another seam may need a token more for the same characters
+        overlap = min(self._config.overlap, room - 1)
+        windows = (
+            window_ranges(length, room, overlap) if self._config.overflow == "window" else [(0, min(room, length))]
+        )
+        at = self._token_maps(text, said)
+        return [{seam: (at[seam][start], at[seam][end]) for seam in said} for start, end in windows]
+
+    def _token_maps(self, text: str, said: Mapping[Seam, list[int]]) -> dict[Seam, Sequence[int]]:
+        """For each seam, where a cut before token i of the first seam falls: at the same character, rounded down to a whole token."""
+        first = self._seams[0]
+        maps: dict[Seam, Sequence[int]] = {first: range(len(said[first]) + 1)}
+        for seam in self._seams[1:]:
+            here, there = (self._tokenizer.ends(s.before + text + s.behind, s.continuing) for s in (first, seam))
+            shift = len(seam.before) - len(first.before)
+            maps[seam] = [0, *(_same_place(here, i, there, shift) for i in range(len(here) - 1)), len(there)]
+        return maps
+
+    def _row(self, owner: int, said: Mapping[Seam, list[int]], fixed: Mapping[_Segment, list[int]]) -> Row:
+        ids: list[int] = []
+        slots: list[int] = []
+        start = end = 0
+        before: int | None = None
+        for segment in self._segments:
+            begins = len(ids)
+            slots += [begins] if segment.slot else []
+            before = begins if before is None and segment.variable == "text" else before
+            ids += segment.ids or (said[segment.seam] if segment.variable == "text" else fixed.get(segment, []))
+            if segment.pooled:
+                start, end = (start if end else begins), len(ids)
+        if self._positions is not None and len(ids) > self._positions:
+            problem = f"and the template's other values must fit into the model's {self._positions} positions, got {len(ids)} tokens"
+            raise TextTooLongError(owner, f"{problem}; shorten them or use a smaller max_tokens")
+        return Row(np.asarray(ids, dtype=np.int64), (Span(owner, start, end),), tuple(slots), before or 0)
+
+
+def window_ranges(length: int, limit: int, overlap: int) -> list[tuple[int, int]]:
+    """The fewest windows of at most ``limit`` tokens that cover ``length``, of equal size within a token, each sharing ``overlap`` with the next.
+
+    Equal windows rather than a full one and a stump: a window of three tokens, said twice, says little.
+    """
+    if length <= limit:
+        return [(0, length)]
+    count = -(-(length - overlap) // (limit - overlap))
+    edges = [i * (length - overlap) // count for i in range(count + 1)]
+    return [(start, end + overlap) for start, end in pairwise(edges)]
+
+
+def _same_place(here: Sequence[int], index: int, there: Sequence[int], shift: int) -> int:
+    """How many tokens with the ends ``there`` stand before the place behind token ``index`` of those with the ends ``here``.
+
+    The bytes of one character may be several tokens that end alike: of these, as many are before the place in both.
+    """
+    end = here[index]
+    inside = index + 1 - bisect_left(here, end)
+    return min(bisect_left(there, end + shift) + inside, bisect_right(there, end + shift))
+
+
+def _compile(template: Template, tokenizer: TextTokenizer, mode: str) -> tuple[_Segment, ...]:
+    parts = SEAM_MODES[mode](template)
+    has_bos = any(part.piece.kind == "special" and part.piece.value == "bos" for part in parts)
+    segments = [] if has_bos else [_Segment(False, tokenizer.bos)]
+    segments += [_segment(part, tokenizer) for part in parts]
+    return tuple(s for s in segments if s.ids or s.variable)
+
+
+def _segment(part: Part, tokenizer: TextTokenizer) -> _Segment:
+    piece = part.piece
+    if piece.kind == "variable":
+        return _Segment(piece.pooled, variable=piece.value, seam=part.seam)
+    if piece.kind == "literal":
+        return _Segment(piece.pooled, tuple(tokenizer.encode([piece.value], part.seam.continuing)[0]))
+    token = tokenizer.special[piece.value]
+    if token is None:
+        raise ModelError(
+            f"the template must not use {{{piece.value}}}: the model's tokenizer has no such token; leave it out"
+        )
+    return _Segment(piece.pooled, (token,), slot=piece.value == "slot")

@@ -1,0 +1,1 @@
+"""The best configuration for a user's own model and data."""

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import echo_core.engine.scheduler
+from echo_core import EchoEncoder, Runtime
+from echo_core.engine.decoder import Decoder
+from echo_core.engine.scheduler import Scheduler, in_thread_of_its_own
+from echo_core.text.rows import Row, Span
+
+BAD = 999
+
+
+def row(first: int, length: int = 3, spans: int = 1) -> Row:
+    return Row(np.array([first] * length), tuple(Span(i, 0, length) for i in range(spans)))
+
+
+class Model:
+    """Gives each span the row's first id; fails on BAD; waits while the gate is shut."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.threads: list[threading.Thread] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, rows: Sequence[Row]) -> Tensor:
+        self.batches.append([int(r.ids[0]) for r in rows])
+        assert self.gate.wait(10)
+        if BAD in self.batches[-1]:
+            raise RuntimeError("bad row")
+        return torch.tensor([[float(r.ids[0])] for r in rows for _ in r.spans])
+
+
+def values(job) -> list[int]:
+    return [int(x) for x in job.result()[:, 0]]
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=9), min_size=1, max_size=5),
+    st.integers(1, 40),
+)
+def test_every_job_gets_its_own_spans_in_its_own_order(jobs: list[list[tuple[int, int]]], budget: int):
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: budget)
+    names = iter(range(100_000))
+    rows = [[row(next(names) % BAD, length, spans) for length, spans in job] for job in jobs]
+    submitted = [scheduler.submit(job) for job in rows]
+    for job, result in zip(rows, submitted, strict=True):
+        assert values(result) == [int(r.ids[0]) for r in job for _ in r.spans]
+
+
+def test_calls_that_arrive_while_the_model_works_share_a_batch():
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 100)
+    model.gate.clear()
+    first = scheduler.submit([row(0)])
+    while not model.batches:
+        time.sleep(0.001)
+    later = [scheduler.submit([row(i)]) for i in range(1, 6)]
+    model.gate.set()
+    assert [values(job) for job in [first, *later]] == [[i] for i in range(6)]
+    assert model.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_a_shared_batch_keeps_the_budget():
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 10)
+    model.gate.clear()
+    jobs = [scheduler.submit([row(i, length)]) for i, length in enumerate([3, 3, 3, 5, 3, 3])]
+    model.gate.set()
+    assert [values(job) for job in jobs] == [[i] for i in range(6)]
+    for batch in model.batches:
+        longest = 5 if 3 in batch else 3
+        assert len(batch) == 1 or len(batch) * longest <= 10
+
+
+def begin_with(name: int, prefix: int) -> Row:
+    """The name, so many tokens, and the name again, which is pooled."""
+    return Row(np.array([name, *range(prefix), name]), (Span(0, prefix + 1, prefix + 2),))
+
+
+@pytest.mark.parametrize(("names", "together"), [([2, 2, 2, 2], 4), ([2, 3, 3, 3], 3)])
+def test_calls_share_a_batch_by_what_they_have_besides_their_common_beginning(names: list[int], together: int):
+    """Each has 42 tokens, 41 of which rows of the same name have in common: beside a row of another name they count in full."""
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 10, packed=True)
+    model.gate.clear()
+    first = scheduler.submit([row(0)])
+    while not model.batches:
+        time.sleep(0.001)
+    jobs = [scheduler.submit([begin_with(name, 40)]) for name in names]
+    model.gate.set()
+    assert [values(job) for job in [first, *jobs]] == [[0], *([name] for name in names)]
+    assert max(len(batch) for batch in model.batches) == together
+    assert all(len(set(batch)) == 1 for batch in model.batches)
+
+
+def test_a_small_call_does_not_wait_for_all_of_a_large_one():
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 9)
+    model.gate.clear()
+    large = scheduler.submit([row(1) for _ in range(300)])
+    small = scheduler.submit([row(2)])
+    model.gate.set()
+    assert values(small) == [2]
+    assert values(large) == [1] * 300
+    assert 2 in [batch[0] for batch in model.batches[:4]]
+
+
+def test_a_failing_job_does_not_fail_those_that_share_its_batch():
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 100)
+    model.gate.clear()
+    jobs = [scheduler.submit([row(name)]) for name in (0, 1, BAD, 3)]
+    model.gate.set()
+    with pytest.raises(RuntimeError, match="bad row"):
+        jobs[2].result()
+    assert [values(jobs[i]) for i in (0, 1, 3)] == [[0], [1], [3]]
+
+
+def test_a_job_that_failed_is_not_run_on():
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 3)
+    job = scheduler.submit([row(BAD), *(row(i) for i in range(50))])
+    with pytest.raises(RuntimeError):
+        job.result()
+    assert values(scheduler.submit([row(7)])) == [7]
+    assert len(model.batches) <= 3
+
+
+def test_a_listener_that_fails_gives_its_caller_the_error_and_harms_nobody_else():
+    """An error of the progress bar (a closed stderr) killed the model's thread, and every later call waited for ever."""
+
+    def listener(batch: Sequence[int]) -> None:
+        raise BrokenPipeError("stderr is gone")
+
+    scheduler = Scheduler(Model().run, lambda: 100)
+    with pytest.raises(BrokenPipeError):
+        scheduler.submit([row(1)], listener).result()
+    assert values(scheduler.submit([row(2)])) == [2]
+
+
+def test_a_job_without_rows_does_not_stop_the_others():
+    """The thread fell over it, and every later call waited for ever."""
+    scheduler = Scheduler(Model().run, lambda: 100)
+    scheduler.submit([])
+    assert values(scheduler.submit([row(2)])) == [2]
+
+
+def test_the_listener_hears_of_every_row_once():
+    heard: list[int] = []
+    scheduler = Scheduler(Model().run, lambda: 7)
+    scheduler.submit([row(i, 1 + i % 3) for i in range(20)], heard.extend).result()
+    assert sorted(heard) == list(range(20))
+
+
+def test_an_interrupted_wait_drops_the_rest_of_the_job(monkeypatch):
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 3)
+    model.gate.clear()
+    job = scheduler.submit([row(1) for _ in range(1000)])
+    monkeypatch.setattr(job._future, "result", lambda timeout=None: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        job.result()
+    model.gate.set()
+    assert values(scheduler.submit([row(2)])) == [2]
+    assert len(model.batches) < 10
+
+
+def test_a_call_alone_does_not_wait_for_company():
+    model = Model()
+    scheduler = Scheduler(model.run, lambda: 100)
+    values(scheduler.submit([row(0)]))
+    started = time.perf_counter()
+    for i in range(50):
+        values(scheduler.submit([row(i)]))
+    assert time.perf_counter() - started < 50 * 0.02
+
+
+def test_the_thread_lives_on_whatever_the_model_raises():
+    class Odd(Exception):
+        pass
+
+    def run(rows: Sequence[Row]) -> Tensor:
+        raise Odd
+
+    scheduler = Scheduler(run, lambda: 10)
+    for _ in range(3):
+        with pytest.raises(Odd):
+            scheduler.submit([row(1)]).result()
+
+
+def test_the_thread_ends_after_a_while_without_work_and_keeps_nothing_alive(monkeypatch):
+    monkeypatch.setattr(echo_core.engine.scheduler, "IDLE", 0.01)
+    scheduler = Scheduler(Model().run, lambda: 10)
+    for _ in range(3):
+        values(scheduler.submit([row(1)]))
+        time.sleep(0.05)
+    gone = weakref.ref(scheduler)
+    del scheduler
+    until = time.perf_counter() + 5
+    while gone() is not None and time.perf_counter() < until:
+        time.sleep(0.01)
+    assert gone() is None
+
+
+def test_what_is_made_in_a_thread_of_its_own_is_handed_over_and_so_are_its_errors():
+    """A model tried out in the caller's thread left a second team of OpenMP threads behind, which made every batch 1.4 times as slow."""
+    assert in_thread_of_its_own(threading.current_thread) is not threading.current_thread()
+    with pytest.raises(ZeroDivisionError):
+        in_thread_of_its_own(lambda: 1 // 0)
+
+
+def threads_of(model: Model) -> Callable[[Sequence[Row]], Tensor]:
+    """The model's ``run``, which also keeps the threads that ran it."""
+    return lambda rows: (model.threads.append(threading.current_thread()), model.run(rows))[1]
+
+
+@pytest.fixture
+def every_call_is_large(monkeypatch):
+    monkeypatch.setattr(echo_core.engine.scheduler, "LARGE", 1)
+
+
+def test_small_calls_do_not_make_the_main_thread_begin_to_work_itself():
+    """After a server's first query its main thread had a team of OpenMP threads, and the thread that served all others ran 1.4 times as long."""
+    model = Model()
+    scheduler = Scheduler(threads_of(model), lambda: 1000, main_thread_works=True)
+    for length in (3, echo_core.engine.scheduler.LARGE, 3):
+        values(scheduler.submit([row(1, length)]))
+        time.sleep(3 * echo_core.engine.scheduler.IDLE)  # until the thread has ended
+    assert [thread.name for thread in model.threads] == ["echo-model", "MainThread", "MainThread"]
+
+
+@pytest.mark.usefixtures("every_call_is_large")
+def test_alone_the_main_thread_runs_its_own_batches():
+    model = Model()
+    scheduler = Scheduler(threads_of(model), lambda: 3, main_thread_works=True)
+    jobs = [scheduler.submit([row(i), row(i)]) for i in range(3)]
+    assert [values(job) for job in jobs] == [[i, i] for i in range(3)]
+    assert set(model.threads) == {threading.main_thread()}
+    assert not scheduler._jobs
+
+
+@pytest.mark.usefixtures("every_call_is_large")
+def test_the_main_thread_hands_its_work_over_as_soon_as_another_thread_has_some():
+    model = Model()
+    scheduler = Scheduler(threads_of(model), lambda: 3, main_thread_works=True)
+    other: list[list[int]] = []
+    second = threading.Thread(target=lambda: other.append(values(scheduler.submit([row(7)] * 5))))
+
+    def on_batch(batch: Sequence[int]) -> None:
+        if 1 in batch:
+            second.start()
+            while not scheduler._others:
+                time.sleep(0.001)
+
+    assert values(scheduler.submit([row(i) for i in range(50)], on_batch)) == list(range(50))
+    second.join()
+    assert other == [[7] * 5]
+    assert threading.main_thread() in model.threads
+    assert {thread.name for thread in model.threads} - {"MainThread"} == {"echo-model"}
+
+
+def test_other_threads_never_run_the_model_themselves():
+    model = Model()
+    scheduler = Scheduler(threads_of(model), lambda: 100, main_thread_works=True)
+    callers = [threading.Thread(target=lambda: values(scheduler.submit([row(1)]))) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert {thread.name for thread in model.threads} == {"echo-model"}
+
+
+@pytest.mark.usefixtures("every_call_is_large")
+def test_an_interrupt_in_the_main_threads_own_batch_ends_its_job_and_nothing_else():
+    model = Model()
+    interrupts = iter([KeyboardInterrupt()])
+
+    def run(rows: Sequence[Row]) -> Tensor:
+        if int(rows[0].ids[0]) == 5:
+            raise next(interrupts)
+        return model.run(rows)
+
+    scheduler = Scheduler(run, lambda: 3, main_thread_works=True)
+    waiting = scheduler.submit([row(1)])
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.submit([row(5) for _ in range(100)]).result()
+    assert values(waiting) == [1]
+    assert values(scheduler.submit([row(2)])) == [2]
+    assert model.batches == [[1], [2]]
+
+
+@pytest.mark.usefixtures("every_call_is_large")
+def test_a_forked_child_leaves_the_work_to_a_thread(monkeypatch):
+    """It has none of the OpenMP threads that torch in its main thread would wait for, for ever."""
+    model = Model()
+    scheduler = Scheduler(threads_of(model), lambda: 3, main_thread_works=True)
+    values(scheduler.submit([row(1)]))
+    monkeypatch.setattr(echo_core.engine.scheduler.os, "getpid", lambda: -1)
+    values(scheduler.submit([row(1)]))
+    assert [thread.name for thread in model.threads] == ["MainThread", "echo-model"]
+
+
+def test_an_encoder_loads_its_model_in_another_thread_and_runs_it_in_the_main_thread(tiny_llama, monkeypatch):
+    threads: list[threading.Thread] = []
+    forward = Decoder.forward
+    monkeypatch.setattr(
+        Decoder,
+        "forward",
+        lambda *args, **kwargs: (threads.append(threading.current_thread()), forward(*args, **kwargs))[1],
+    )
+    encoder = EchoEncoder(tiny_llama, Runtime(device="cpu"))
+    assert threading.main_thread() not in threads
+    threads.clear()
+    encoder.encode_documents(["a text"] * 2 + [f"text {i}" for i in range(100)])
+    assert set(threads) == {threading.main_thread()}

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from echo_core.errors import EmptyTextError, VariableError
+from echo_core.template import parse_template
+from echo_core.text.inputs import check_collection, check_text, fill_variables, is_blank
+
+PLAIN = parse_template("{text} [[{text}]]")
+WITH = parse_template("{instruction} {context} {text} [[{text}]]")
+
+
+@pytest.mark.parametrize("texts", [["a"], ("a",), iter(["a"]), (t for t in "a"), {"k": "a"}.values()])
+def test_any_ordered_collection_will_do(texts: object):
+    assert list(check_collection(texts)) == ["a"]
+
+
+@pytest.mark.parametrize("texts", [b"a", {"a": 1}, {"a"}, frozenset("a"), None, 3])
+def test_what_has_no_order_or_no_items_is_refused(texts: object):
+    with pytest.raises(TypeError, match=f"must be a list of strings, got {type(texts).__name__}"):
+        check_collection(texts)
+
+
+def test_one_string_is_refused_with_the_way_out():
+    with pytest.raises(TypeError, match=r"got one string; put it in a list"):
+        check_collection("a")
+
+
+@pytest.mark.parametrize("wrong", [None, b"a", 3, 1.5, ["a"], float("nan")])
+def test_an_item_that_is_no_string_is_named_by_index_and_type(wrong: object):
+    with pytest.raises(TypeError, match=f"text 7 must be a string, got {type(wrong).__name__}"):
+        check_text(wrong, 7)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t ", "\u00a0\u2003\u3000"])
+def test_a_blank_text_is_an_error_or_a_zero_vector(blank: str):
+    with pytest.raises(EmptyTextError, match=r"text 3 must not be empty or blank.*empty='zero'"):
+        is_blank(blank, 3, "error")
+    assert is_blank(blank, 3, "zero")
+
+
+@pytest.mark.parametrize("text", ["a", " . ", "\x00", "\u200b"])
+def test_a_text_with_any_visible_or_control_character_is_not_blank(text: str):
+    assert not is_blank(text, 0, "error")
+
+
+def test_values_come_from_the_call_before_the_config():
+    assert fill_variables(PLAIN, 2, "default", None, None) == {}
+    both = {"context": ["x", "y"]}
+    assert fill_variables(WITH, 2, "default", None, both) == {
+        "context": ["x", "y"],
+        "instruction": ["default", "default"],
+    }
+    assert fill_variables(WITH, 2, "default", "call", both)["instruction"] == ["call", "call"]
+    assert fill_variables(WITH, 2, "default", None, {**both, "instruction": "given"})["instruction"] == [
+        "given",
+        "given",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "instruction", "given", "message"),
+    [
+        (WITH, None, {"context": "c"}, r"needs a value for \{instruction\}"),
+        (WITH, "i", None, r"needs a value for \{context\}; given: \['instruction'\]"),
+        (WITH, "i", {"context": "c", "contxt": "c"}, r"has no variable \{contxt\}"),
+        (PLAIN, "i", None, r"has no variable \{instruction\}"),
+        (PLAIN, None, {"text": "t"}, r"has no variable \{text\}"),
+        (WITH, "i", {"context": ["a"]}, "one value for each of the 2 texts, got 1"),
+    ],
+)
+def test_missing_and_superfluous_values_are_named(template, instruction, given, message: str):
+    with pytest.raises(VariableError, match=message):
+        fill_variables(template, 2, None, instruction, given)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(3, "int"), (None, "NoneType"), (["a", None], "NoneType"), (iter("ab"), "iterator")]
+)
+def test_a_value_that_is_no_string_is_a_type_error(value: object, kind: str):
+    with pytest.raises(TypeError, match=rf"variable 'context' must .*{kind}"):
+        fill_variables(parse_template("{context} [[{text}]]"), 2, None, None, {"context": value})  # type: ignore[dict-item]

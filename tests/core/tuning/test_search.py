@@ -1,0 +1,162 @@
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from echo_core import ConfigError, EchoConfig, EchoEncoder, Runtime
+from echo_core.tuning.sample import read_sample
+from echo_core.tuning.search import least_gain, tune
+
+SLOW = Runtime(device="cpu", dtype="float32")
+WORDS = ["owl", "bread", "harbour", "storm", "tax", "violin", "frost", "letter", "engine", "garden", "river", "clock"]
+TEXTS = [
+    f"The {one} and the {other} were seen near the old {WORDS[i % 7]}."
+    for i, (one, other) in enumerate(zip(WORDS * 2, WORDS[3:] * 3, strict=False))
+]
+TRIPLES = [(one, other, float(i % 5)) for i, (one, other) in enumerate(pairwise(TEXTS))]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def encoder(tiny_llama):
+    return EchoEncoder(EchoConfig(str(tiny_llama)), SLOW)
+
+
+@pytest.mark.parametrize(
+    "sample", [TRIPLES, [(text, text[::-1]) for text in TEXTS], TEXTS], ids=["scored", "pairs", "texts"]
+)
+def test_figures_are_those_that_the_encoder_of_the_config_gives_itself(encoder, sample):
+    """Every trial is worked out from shared states; encoding with its config, the plain way, must give the same figure."""
+    found = tune(encoder, sample, seconds=0)
+    whole = read_sample(sample)
+    order = np.random.default_rng(0).permutation(len(whole)).tolist()
+    half = whole.part(sorted(order[: len(order) // 2]))
+    for trial in found.trials:
+        plain = EchoEncoder(trial.config, SLOW)
+        merit = half.judge(plain.encode_queries(half.queries), plain.encode_documents(half.documents))
+        assert merit(np.arange(len(half))) == pytest.approx(trial.tuning, abs=1e-3)
+
+
+def test_without_time_only_the_starting_pass_runs_with_every_filter_and_centre(encoder):
+    found = tune(encoder, TEXTS, seconds=0)
+    assert [trial.changes for trial in found.trials[:1]] == [{}]
+    assert {tuple(trial.changes) for trial in found.trials} == {(), ("centre",), ("filter",), ("filter", "centre")}
+
+
+def test_with_time_layers_and_templates_are_tried_too(encoder):
+    found = tune(encoder, TEXTS, seconds=600)
+    changed = {name for trial in found.trials for name in trial.changes}
+    assert changed == {"layer", "query_template", "document_template", "pooling", "filter", "centre"}
+    assert len({trial.config for trial in found.trials}) == len(found.trials)
+
+
+def test_the_best_is_better_on_the_tuning_half_or_the_starting_configuration_itself(encoder):
+    found = tune(encoder, TRIPLES, seconds=600)
+    best = next(trial for trial in found.trials if trial.config == found.best)
+    assert best.tuning >= found.trials[0].tuning
+    assert best.gain > 0 or found.best == encoder.config
+
+
+def test_the_best_configuration_opens_an_encoder(encoder):
+    found = tune(encoder, TEXTS, seconds=0)
+    assert EchoEncoder(found.best, SLOW).encode_documents(["A text."]).shape == (1, 32)
+
+
+def test_the_table_names_every_trial_with_both_halves(encoder):
+    found = tune(encoder, TEXTS, seconds=0)
+    lines = found.table().splitlines()
+    assert len(lines) == 2 + len(found.trials)
+    assert "centre=fitted" in found.table()
+    assert f"| {found.trials[0].tuning:.2f} | {found.trials[0].held_out:.2f} |" in found.table()
+
+
+def test_two_runs_give_the_same(encoder):
+    assert tune(encoder, TEXTS, seconds=0) == tune(encoder, TEXTS, seconds=0)
+
+
+def test_a_template_with_a_further_variable_is_kept(tiny_llama):
+    config = EchoConfig(
+        str(tiny_llama), query_template="finetuned-query", document_template="finetuned-document", instruction="Find it"
+    )
+    found = tune(EchoEncoder(config, SLOW), TEXTS, seconds=600)
+    assert {trial.config.query_template for trial in found.trials} == {config.query_template}
+
+
+def test_a_filter_that_keeps_too_little_for_the_dimension_is_left_out(tiny_llama):
+    found = tune(EchoEncoder(EchoConfig(str(tiny_llama), dimension=12), SLOW), TEXTS, seconds=0)
+    assert {trial.config.filter for trial in found.trials} == {None, 2}
+
+
+def test_a_gain_that_is_luck_does_not_count():
+    chance = np.random.default_rng(0)
+    before, noise = chance.normal(size=400), chance.normal(size=400)
+    means = [
+        lambda chosen, values=values: float(values[chosen].mean())
+        for values in (before, before + noise, before + noise + 1)
+    ]
+    assert least_gain(means[0], means[1], 400) < 0 < least_gain(means[0], means[2], 400)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [TEXTS[:5], [*TEXTS, ("a", "b")], [1] * 20, ["word"] * 20, [("a", "b", "c")] * 20, "a string of many words"],
+)
+def test_a_sample_that_is_too_small_or_mixed_is_refused(encoder, sample):
+    with pytest.raises(ConfigError, match="sample must be 16 or more"):
+        tune(encoder, sample, seconds=0)
+
+
+def test_a_centre_is_the_mean_direction_of_unit_vectors_taken_out(encoder):
+    fitted = encoder.fit_centre(TEXTS)
+    raw = encoder.raw().encode_documents(TEXTS).astype(float)
+    mean = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).mean(axis=0)
+    mean /= np.linalg.norm(mean)
+    wanted = raw - (raw @ mean)[:, None] * mean
+    np.testing.assert_allclose(
+        fitted.encode_documents(TEXTS), wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5
+    )
+
+
+def test_a_fitted_encoder_shares_weights_and_its_config_gives_the_same_vectors(encoder, tmp_path):
+    fitted = encoder.fit_centre(TEXTS)
+    assert fitted._engine.runner is encoder._engine.runner
+    assert encoder.config.centre is None
+    fitted.save(tmp_path / "saved")
+    loaded = EchoEncoder.load(tmp_path / "saved", SLOW)
+    np.testing.assert_array_equal(loaded.encode_documents(TEXTS), fitted.encode_documents(TEXTS))
+    assert loaded.fingerprint == fitted.fingerprint != encoder.fingerprint
+
+
+def test_a_space_holds_the_hash_of_a_centre_not_its_numbers(encoder):
+    fitted = encoder.fit_centre(TEXTS)
+    assert len(fitted.space["centre"]) == 16
+    moved = dataclasses.replace(fitted.config, centre=(*fitted.config.centre[:-1], 0.5))
+    assert EchoEncoder(moved, SLOW).fingerprint != fitted.fingerprint
+
+
+def test_filter_and_centre_go_together(encoder):
+    both = encoder.fit_centre(TEXTS).config
+    vectors = EchoEncoder(dataclasses.replace(both, filter=2, dimension=16), SLOW).encode_documents(TEXTS)
+    full = EchoEncoder(dataclasses.replace(both, filter=2), SLOW).encode_documents(TEXTS)
+    np.testing.assert_allclose(vectors @ vectors.T, full @ full.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("centre", [(), (1.0, float("nan")), "abc", (1, None)])
+def test_a_centre_that_is_no_direction_is_refused(centre):
+    with pytest.raises(ConfigError, match="centre must be"):
+        EchoConfig(centre=centre)
+
+
+def test_a_centre_of_another_model_is_refused(tiny_llama):
+    with pytest.raises(ConfigError, match="centre must have 32 numbers"):
+        EchoEncoder(EchoConfig(str(tiny_llama), centre=(1.0, 0.0)), SLOW)
+
+
+def test_a_centre_of_one_text_is_refused(encoder):
+    with pytest.raises(ConfigError, match="two texts or more"):
+        encoder.fit_centre(["one"])
