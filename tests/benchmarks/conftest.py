@@ -1,6 +1,6 @@
-"""The benchmarks are scripts beside each other, not a package: their folder is put on the path."""
+"""The benchmarks are packages of the repository, which is not installed with them: its root is put on the path."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -5,21 +5,21 @@ import sys
 
 import numpy as np
 import pytest
-import speed
 import torch
-from costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
-from growth import corpus_growth, length_growth
-from instructions import instruction_cost, print_instructions
-from peers import reference_recipe, sentence_transformers
-from setting import Setting, echo_encoder
-from shapes import SHAPES, Shape, make_checkpoint
-from speed_plots import plot_growth, plot_length, plot_throughput
-from systems import Worker, build_echo, running_systems
-from throughput import Case, measure_case, ratios_of
-from timing import Timing, in_turns, percentile
 from transformers import AutoModel, LlamaConfig
-from workloads import WORKLOADS, chunks, queries
 
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed.costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
+from benchmarks.speed.growth import corpus_growth, length_growth
+from benchmarks.speed.instructions import instruction_cost, print_instructions
+from benchmarks.speed.peers import reference_recipe, sentence_transformers
+from benchmarks.speed.plots import plot_growth, plot_length, plot_throughput
+from benchmarks.speed.setting import Setting, echo_encoder
+from benchmarks.speed.shapes import SHAPES, Shape, make_checkpoint
+from benchmarks.speed.systems import Worker, build_echo, running_systems
+from benchmarks.speed.throughput import Case, measure_case, ratios_of
+from benchmarks.speed.timing import Timing, in_turns, percentile
+from benchmarks.speed.workloads import WORKLOADS, chunks, queries
 from echo_core.engine.batches import round_up
 
 TINY = Shape(LlamaConfig, 16, 2, 2, 1, 32, 5000)

@@ -2,10 +2,10 @@
 
 Run from the repository's root:
 
-    python benchmarks/quality.py --data examples/data                      the embedded model on the sample questions
-    python benchmarks/quality.py --data FOLDER --model org/model --limit 200
-    python benchmarks/quality.py --mteb STSBenchmark SciFact               tasks of the MTEB benchmark, by name (downloads them)
-    python benchmarks/quality.py --table benchmarks/results/quality-default.json   table and plot from the JSON alone
+    python -m benchmarks.quality --data examples/data                      the embedded model on the sample questions
+    python -m benchmarks.quality --data FOLDER --model org/model --limit 200
+    python -m benchmarks.quality --mteb STSBenchmark SciFact               tasks of the MTEB benchmark, by name (downloads them)
+    python -m benchmarks.quality --table benchmarks/results/quality-default.json   table and plot from the JSON alone
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import quality_report
-from quality_configurations import BASELINES, CONFIGURATIONS, RANDOM
-from quality_data import EvaluationSet, LabelledSet, PairSet, RetrievalSet, TripletSet, find_sets, limited
-from quality_mteb import load_task
-from quality_scores import Score, score_classifier, score_pairs, score_rankings, score_triplets
-from quality_systems import Laboratory, System, Trained, Words, random_model
-from quality_tune import tune_sets
-
+from benchmarks.quality import report as quality_report
+from benchmarks.quality.configurations import BASELINES, CONFIGURATIONS, RANDOM
+from benchmarks.quality.data import EvaluationSet, LabelledSet, PairSet, RetrievalSet, TripletSet, find_sets, limited
+from benchmarks.quality.mteb import load_task
+from benchmarks.quality.scores import Score, score_classifier, score_pairs, score_rankings, score_triplets
+from benchmarks.quality.systems import Laboratory, System, Trained, Words, random_model
+from benchmarks.quality.tune import tune_sets
 from echo_core import EchoConfig, EchoEncoder, Runtime, space_of
 
 TRAINED = "sentence-transformers/all-MiniLM-L6-v2"
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def score(system: System, data: EvaluationSet) -> list[Score]:
@@ -93,7 +92,7 @@ def describe_run(arguments: argparse.Namespace, base: EchoConfig, names: Sequenc
     model = Path(base.model).name if base.model else "embedded default model"
     return {
         "made": datetime.now(timezone.utc).isoformat(timespec="minutes"),
-        "command": "benchmarks/quality.py",
+        "command": "python -m benchmarks.quality",
         "model": model,
         "weights": space_of(base)["weights"],
         "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}",

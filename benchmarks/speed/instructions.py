@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from setting import Setting, echo_encoder
-from timing import in_turns
-from workloads import chunks, queries, sample_words
-
+from benchmarks.speed.setting import Setting, echo_encoder
+from benchmarks.speed.timing import in_turns
+from benchmarks.speed.workloads import chunks, queries, sample_words
 from echo_core import EchoEncoder
 from echo_core.engine.prefix_cache import PrefixCache
 

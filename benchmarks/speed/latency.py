@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import in_turns, percentile
 from torch import Tensor
-from workloads import queries
 
+from benchmarks.speed.timing import in_turns, percentile
+from benchmarks.speed.workloads import queries
 from echo_core import EchoEncoder
 from echo_core.engine.batches import Batch
 

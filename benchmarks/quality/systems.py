@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import bm25s
 import numpy as np
 from numpy.typing import NDArray
-from quality_configurations import CONFIGURATIONS, FIT, LATE
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from benchmarks.quality.configurations import CONFIGURATIONS, FIT, LATE
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
@@ -47,17 +48,11 @@ class Words:
         return np.asarray(model.transform(left).multiply(model.transform(right)).sum(axis=1)).ravel()
 
     def rank(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.floating]:
-        """BM25 as a product of query counts and document weights."""
-        counter = CountVectorizer(
-            token_pattern=r"\w+", stop_words="english"
-        )  # measured: nDCG@10 on Cranfield .378 with, .360 without
-        counts = counter.fit_transform(documents).tocsr().astype(float)
-        lengths = np.asarray(counts.sum(axis=1)).ravel()
-        frequency = np.bincount(counts.indices, minlength=counts.shape[1])
-        rarity = np.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
-        norms = np.repeat(1.2 * (0.25 + 0.75 * lengths / lengths.mean()), np.diff(counts.indptr))
-        counts.data = rarity[counts.indices] * counts.data * 2.2 / (counts.data + norms)
-        return np.asarray((counter.transform(queries) @ counts.T).todense())
+        """BM25 scores; stop words are left out (measured: nDCG@10 on Cranfield .378 without them, .360 with)."""
+        retriever = bm25s.BM25(k1=1.2, b=0.75)
+        retriever.index(bm25s.tokenize(list(documents), stopwords="en", show_progress=False), show_progress=False)
+        asked = bm25s.tokenize(list(queries), stopwords="en", return_ids=False, show_progress=False)
+        return np.stack([retriever.get_scores(words) if words else np.zeros(len(documents)) for words in asked])
 
     def features(self, train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
         """TF-IDF vectors, sparse."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import ndcg_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
@@ -37,13 +38,16 @@ def score_pairs(similarities: Sequence[float], gold: Sequence[float]) -> list[Sc
 
 def score_rankings(scores: NDArray[np.floating], relevant: Sequence[frozenset[int]]) -> list[Score]:
     """nDCG@10, recall@10 and right document first, from (Q, N) scores."""
+    gold = np.zeros(scores.shape)
+    for line, right in zip(gold, relevant, strict=True):
+        line[list(right)] = 1
     best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-    hits = [np.array([int(document) in right for document in row]) for row, right in zip(best, relevant, strict=True)]
-    sizes = [len(right) for right in relevant]
+    hits = np.take_along_axis(gold, best, axis=1)
+    gains = [ndcg_score(right[None], line[None], k=DEPTH) for right, line in zip(gold, scores, strict=True)]
     return [
-        _bootstrap_mean("nDCG@10", [ndcg(h, n) for h, n in zip(hits, sizes, strict=True)]),
-        _bootstrap_mean("recall@10", [h.sum() / n for h, n in zip(hits, sizes, strict=True)]),
-        _bootstrap_mean("first", [float(h[0]) for h in hits]),
+        _bootstrap_mean("nDCG@10", gains),
+        _bootstrap_mean("recall@10", hits.sum(axis=1) / gold.sum(axis=1)),
+        _bootstrap_mean("first", hits[:, 0]),
     ]
 
 
@@ -63,16 +67,9 @@ def score_classifier(
 
 
 def spearman(one: Array, other: Array) -> float:
-    """Correlation of the ranks, ties shared; 0 where either is constant."""
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (one, other)]
-    length = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
-    return float(ranks[0] @ ranks[1] / length) if length else 0.0
-
-
-def ndcg(hits: NDArray[np.bool_], relevant: int) -> float:
-    """Discounted gain of a ranking's first places, hit or not, over that of the best ranking with ``relevant`` right documents."""
-    discounts = 1 / np.log2(np.arange(2, DEPTH + 2))
-    return float(discounts[: len(hits)][hits].sum() / discounts[: min(relevant, DEPTH)].sum())
+    """Spearman's correlation of N values with N others; 0 where either is constant."""
+    constant = len(set(one.tolist())) < 2 or len(set(other.tolist())) < 2
+    return 0.0 if constant else float(spearmanr(one, other).statistic)
 
 
 def _bootstrap_mean(metric: str, values: Sequence[float] | Array) -> Score:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModel, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config
-from workloads import sample_words
+
+from benchmarks.speed.workloads import sample_words
 
 MERGES = 4096  # enough that frequent words are one token; ids beyond it exist in the model's vocabulary only
 

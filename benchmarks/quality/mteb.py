@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quality_data import EvaluationSet, LabelledSet, PairSet, RetrievalSet
+from benchmarks.quality.data import EvaluationSet, LabelledSet, PairSet, RetrievalSet
 
 
 def load_task(name: str) -> EvaluationSet:

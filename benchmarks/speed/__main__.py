@@ -1,9 +1,9 @@
 """How fast echo is, against what users would pick instead, in one run: JSON into ``results``, plots from the JSON.
 
-python benchmarks/speed.py --quick                        # a minute or two, the default model's shape, no plots
-python benchmarks/speed.py --models default 24m           # CPU, for the record: on a quiet machine
-python benchmarks/speed.py --models tiny --parts growth --stream queries --texts 1000000 --out million.json
-python benchmarks/speed.py --device cuda --models 0.5b 7b # GPU
+python -m benchmarks.speed --quick                        # a minute or two, the default model's shape, no plots
+python -m benchmarks.speed --models default 24m           # CPU, for the record: on a quiet machine
+python -m benchmarks.speed --models tiny --parts growth --stream queries --texts 1000000 --out million.json
+python -m benchmarks.speed --device cuda --models 0.5b 7b # GPU
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 
 import torch
 import transformers
-from growth import corpus_growth, length_growth
-from instructions import instruction_cost, print_instructions
-from latency import concurrent_callers, single_query, start_up
-from machine import describe_machine, matmul_peak
-from setting import Setting, echo_encoder
-from shapes import SHAPES, make_checkpoint
-from speed_report import print_case, print_latency
-from systems import ST_ROWS, running_systems
-from throughput import CASES, QUICK_CASES, Case, measure_case
-from workloads import WORKLOADS
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.speed.growth import corpus_growth, length_growth
+from benchmarks.speed.instructions import instruction_cost, print_instructions
+from benchmarks.speed.latency import concurrent_callers, single_query, start_up
+from benchmarks.speed.machine import describe_machine, matmul_peak
+from benchmarks.speed.report import print_case, print_latency
+from benchmarks.speed.setting import Setting, echo_encoder
+from benchmarks.speed.shapes import SHAPES, make_checkpoint
+from benchmarks.speed.systems import ST_ROWS, running_systems
+from benchmarks.speed.throughput import CASES, QUICK_CASES, Case, measure_case
+from benchmarks.speed.workloads import WORKLOADS
+
+RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("throughput", "latency", "startup", "growth", "length", "instructions")
 
 

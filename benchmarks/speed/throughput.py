@@ -7,13 +7,12 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
-from setting import Setting
-from shapes import SHAPES
-from systems import System
-from timing import Timing, take_turns
-from workloads import WORKLOADS
-
+from benchmarks.speed.costs import forward_flops, padding_in_order, padding_sorted, tokens_laid_out
+from benchmarks.speed.setting import Setting
+from benchmarks.speed.shapes import SHAPES
+from benchmarks.speed.systems import System
+from benchmarks.speed.timing import Timing, take_turns
+from benchmarks.speed.workloads import WORKLOADS
 from echo_core import EchoEncoder
 
 WARM_UP = 64  # texts

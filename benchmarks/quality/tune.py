@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from quality_data import EvaluationSet, LabelledSet, PairSet, RetrievalSet
-
+from benchmarks.quality.data import EvaluationSet, LabelledSet, PairSet, RetrievalSet
 from echo_core import EchoEncoder, Tuning, tune
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import quality_tune
+from benchmarks.quality import tune as quality_tune
 
 SHOWN = (
     "Spearman",

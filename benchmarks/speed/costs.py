@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shapes import Shape
-
+from benchmarks.speed.shapes import Shape
 from echo_core.engine.batches import group_rows
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.runner import Runner

@@ -9,11 +9,12 @@ from itertools import count, islice, takewhile
 from typing import Any
 
 import numpy as np
-from costs import forward_flops
-from setting import Setting, echo_encoder
-from shapes import SHAPES
-from timing import in_turns
-from workloads import texts_of
+
+from benchmarks.speed.costs import forward_flops
+from benchmarks.speed.setting import Setting, echo_encoder
+from benchmarks.speed.shapes import SHAPES
+from benchmarks.speed.timing import in_turns
+from benchmarks.speed.workloads import texts_of
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 

@@ -1,6 +1,6 @@
 """Pictures of a speed report, from its JSON alone; only measured points are drawn.
 
-python benchmarks/speed_plots.py benchmarks/results/speed-cpu.json
+python -m benchmarks.speed.plots benchmarks/results/speed-cpu.json
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 import transformers
-from peers import Encode, reference_recipe, sentence_transformers
-from setting import Setting, echo_encoder
-from timing import Seconds, timed
+
+from benchmarks.speed.peers import Encode, reference_recipe, sentence_transformers
+from benchmarks.speed.setting import Setting, echo_encoder
+from benchmarks.speed.timing import Seconds, timed
 
 ST_ROWS = (4, 8, 16, 32, 128)  # batch sizes tried; 32 is its default
 Build = Callable[[Setting], Encode]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import best_seconds
 from torch import nn
 
+from benchmarks.speed.timing import best_seconds
 from echo_core.engine.speedups.packed_weights import PackedLinear
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy")

@@ -1,0 +1,1 @@
+"""How good the vectors are, beside words, a trained encoder and controls."""

@@ -1,0 +1,1 @@
+"""How fast echo is, against what users would pick instead."""
