@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from echo_core.config import ROLES, EchoConfig, Runtime
 from echo_core.engine.decoder import Decoder
+from echo_core.engine.device import choose_device
 from echo_core.engine.runner import Runner, load_runner
 from echo_core.engine.scheduler import Scheduler, in_thread_of_its_own
 from echo_core.errors import ConfigError
@@ -59,7 +60,10 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
     folder = find_checkpoint(config)
     weights = weights_identity(folder)
     tokenizer = TextTokenizer.from_folder(folder, runtime.trust_remote_code)
-    runner = in_thread_of_its_own(lambda: load_runner(folder, config, runtime))
+    here = replace(
+        runtime, device=str(choose_device(runtime.device))
+    )  # the calling thread's GPU, not the loading one's
+    runner = in_thread_of_its_own(lambda: load_runner(folder, config, here))
     on_cpu = runner.decoder.device.type == "cpu"
     scheduler = Scheduler(runner.run, lambda: runner.budget, runner.packed, main_thread_works=on_cpu)
     return Engine(folder, weights, config, runtime, tokenizer, runner, scheduler)

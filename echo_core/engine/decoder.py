@@ -18,7 +18,8 @@ from echo_core.engine.architecture import long_rows_from, sliding_window_of
 from echo_core.engine.attention.interface import ROWS, ROWS_UNCOMPILED, choose_layout, register_uncompiled
 from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import Batch, to_device
-from echo_core.engine.loading import choose_device, choose_dtype, load_model
+from echo_core.engine.device import choose_device, choose_dtype
+from echo_core.engine.loading import load_model
 from echo_core.engine.memory import Widths, choose_budget
 from echo_core.engine.prefix_cache import Prefix
 from echo_core.engine.readout import ReadOut

@@ -1,4 +1,4 @@
-"""A folder to a model on a device, in a dtype: the base model of a checkpoint, without its LM head."""
+"""A folder to a model in a dtype: the base model of a checkpoint, without its LM head."""
 
 from __future__ import annotations
 
@@ -10,42 +10,7 @@ from typing import Any
 import torch
 
 from echo_core.engine.architecture import exact_attention
-from echo_core.errors import ConfigError, ModelError
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device that a Runtime names; "auto": CUDA, else MPS, else CPU.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return torch.device(next(kind for kind, available in there.items() if available))
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ConfigError(f"device must be a device of torch, got {wanted!r}") from error
-    if not there.get(device.type, False):
-        raise ConfigError(
-            f"device {wanted!r} is not available here; available: {', '.join(kind for kind, available in there.items() if available)}"
-        )
-    return device
-
-
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype that a Runtime names, of all but linear layers for "fp8"; "auto": bfloat16 where the hardware multiplies it, else float32."""
-    if wanted == "fp8":
-        return torch.bfloat16
-    if wanted != "auto":
-        return getattr(torch, wanted)  # type: ignore[no-any-return]
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and _cpu_has_bf16()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private in torch: absent means no
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
+from echo_core.errors import ModelError
 
 
 def load_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:

@@ -16,7 +16,6 @@ from tiny_models import FAMILIES, LAYERS, WIDTH
 from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.batches import pad_rows
 from echo_core.engine.decoder import Decoder
-from echo_core.engine.loading import choose_device, choose_dtype
 from echo_core.errors import ConfigError, ModelError
 from echo_core.text.rows import Row, Span
 
@@ -169,35 +168,6 @@ def test_code_that_comes_with_a_checkpoint_is_not_run_unless_asked(copy: Path):
     with pytest.raises(ModelError):
         decoder(copy)
     assert not list(copy.rglob("ran"))
-
-
-@pytest.mark.parametrize("wanted", ["cuda", "cuda:7", "mps"])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(wanted: str, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=f"device '{wanted}' is not available here; available: cpu"):
-        choose_device(wanted)
-    assert choose_device("auto").type == "cpu"
-
-
-@pytest.mark.parametrize("wanted", ["cpu:x", "auto:1"])
-def test_a_device_that_torch_does_not_know_is_refused(wanted: str):
-    with pytest.raises(ConfigError, match="must be a device of torch"):
-        choose_device(wanted)
-
-
-def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch):
-    cpu = torch.device("cpu")
-    for amx, avx, expected in [
-        (True, False, torch.bfloat16),
-        (False, True, torch.bfloat16),
-        (False, False, torch.float32),
-    ]:
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda there=amx: there, raising=False)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda there=avx: there, raising=False)
-        assert choose_dtype("auto", cpu) is expected
-        assert choose_dtype("float16", cpu) is torch.float16
-    assert choose_dtype("auto", torch.device("mps")) is torch.float32
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
