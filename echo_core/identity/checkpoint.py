@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -32,6 +33,16 @@ def find_checkpoint(config: EchoConfig) -> Path:
     else:
         folder = _download(name, config.revision)
     return _checked(folder, name)
+
+
+def with_absolute_model(config: EchoConfig) -> EchoConfig:
+    """The config with a folder's absolute path, for whoever loads later: the working directory may be another one then.
+
+    A name on the Hub stays as it is.
+    """
+    if config.model is None or not Path(config.model).expanduser().is_dir():
+        return config
+    return dataclasses.replace(config, model=str(Path(config.model).expanduser().resolve()))
 
 
 def _download(name: str, revision: str | None) -> Path:

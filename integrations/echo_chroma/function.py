@@ -11,10 +11,10 @@ from chromadb.api.types import Documents, EmbeddingFunction
 from chromadb.utils.embedding_functions import register_embedding_function
 from numpy.typing import NDArray
 
-from echo_chroma.stored import from_stored, to_stored, with_absolute_model
+from echo_chroma.stored import from_stored, to_stored
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import VariableError
-from echo_core.identity.checkpoint import find_checkpoint
+from echo_core.identity.checkpoint import find_checkpoint, with_absolute_model
 from echo_core.identity.space import check_space, describe_space, space_metadata
 from echo_core.identity.weights import weights_identity
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from echo_core.config import EchoConfig
@@ -29,10 +27,3 @@ def from_stored(stored: Mapping[str, Any]) -> tuple[EchoConfig, str | None]:
     if not isinstance(weights, str | None):
         raise ConfigError(f"{_WEIGHTS} must be a string, got {weights!r}")
     return EchoConfig.from_dict(fields), weights
-
-
-def with_absolute_model(config: EchoConfig) -> EchoConfig:
-    """The config with a folder's absolute path, so that a process with another working directory finds it; a name on the Hub stays as it is."""
-    if config.model is None or not Path(config.model).expanduser().is_dir():
-        return config
-    return dataclasses.replace(config, model=str(Path(config.model).expanduser().resolve()))

@@ -8,7 +8,13 @@ import pytest
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ConfigError, ModelError
-from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint, load_config, save_checkpoint
+from echo_core.identity.checkpoint import (
+    CONFIG_FILE,
+    find_checkpoint,
+    load_config,
+    save_checkpoint,
+    with_absolute_model,
+)
 
 
 def find(model: str) -> Path:
@@ -109,3 +115,10 @@ def test_a_saved_config_with_an_unknown_field_is_refused(copy: Path):
     (copy / CONFIG_FILE).write_text(json.dumps({**fields, "trust_remote_code": True}))
     with pytest.raises(ConfigError, match="no field 'trust_remote_code'"):
         load_config(copy)
+
+
+def test_a_folder_becomes_absolute_and_a_name_stays_as_it_is(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tiny_llama.parent)
+    assert with_absolute_model(EchoConfig(f"./{tiny_llama.name}")).model == str(tiny_llama.resolve())
+    assert with_absolute_model(EchoConfig("org/model")).model == "org/model"
+    assert with_absolute_model(EchoConfig()).model is None

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from echo_chroma.stored import from_stored, to_stored, with_absolute_model
+from echo_chroma.stored import from_stored, to_stored
 from echo_core import ConfigError, EchoConfig
 
 
@@ -34,10 +34,3 @@ def test_options_that_are_off_are_left_out_so_that_a_later_option_changes_nothin
 def test_anything_else_in_it_is_refused(config, poison):
     with pytest.raises(ConfigError, match=next(iter(poison))):
         from_stored({**to_stored(config, "0123"), **poison})
-
-
-def test_a_folder_becomes_absolute_and_a_name_stays_as_it_is(tiny_llama, monkeypatch):
-    monkeypatch.chdir(tiny_llama.parent)
-    assert with_absolute_model(EchoConfig(f"./{tiny_llama.name}")).model == str(tiny_llama.resolve())
-    assert with_absolute_model(EchoConfig("org/model")).model == "org/model"
-    assert with_absolute_model(EchoConfig()).model is None
