@@ -13,7 +13,8 @@ from echo_core.config import ROLES, EchoConfig, Runtime
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.device import choose_device
 from echo_core.engine.runner import Runner, load_runner
-from echo_core.engine.scheduler import Scheduler, in_thread_of_its_own
+from echo_core.engine.scheduler import Scheduler
+from echo_core.engine.threads import in_thread_of_its_own, load_lock
 from echo_core.errors import ConfigError
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.weights import weights_identity
@@ -59,7 +60,8 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
     """
     folder = find_checkpoint(config)
     weights = weights_identity(folder)
-    tokenizer = TextTokenizer.from_folder(folder, runtime.trust_remote_code)
+    with load_lock():
+        tokenizer = TextTokenizer.from_folder(folder, runtime.trust_remote_code)
     here = replace(
         runtime, device=str(choose_device(runtime.device))
     )  # the calling thread's GPU, not the loading one's
@@ -80,7 +82,8 @@ def build_pipelines(engine: Engine, config: EchoConfig) -> dict[str, Pipeline]:
     engine.check_serves(config)
     decoder = engine.runner.decoder
     trusted = engine.runtime.trust_remote_code
-    basis = None if config.filter is None else filter_basis(engine.folder, trusted, engine.weights)
+    with load_lock():
+        basis = None if config.filter is None else filter_basis(engine.folder, trusted, engine.weights)
     prompts = {
         role: PromptTokenizer(engine.tokenizer, config.template(role), config, decoder.max_positions) for role in ROLES
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from echo_core.assembly import Engine, build_pipelines, load_engine
 from echo_core.config import ROLES, EchoConfig, Runtime, check_fields
-from echo_core.engine.threads import in_thread
+from echo_core.engine.threads import in_thread, process_lock
 from echo_core.errors import ConfigError, check_choice
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.space import describe_space, fingerprint
@@ -205,13 +204,12 @@ class EchoEncoder:
 
 
 _shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}
-_sharing = threading.Lock()
 
 
 def shared_encoder(config: EchoConfig, runtime: Runtime | None = None) -> EchoEncoder:
     """The process-wide encoder of a config and a runtime, loaded at the first call; what adapters use, so that weights are loaded once."""
     key = (config, runtime or Runtime())
-    with _sharing:
+    with process_lock("shared encoders"):
         if key not in _shared:
             _shared[key] = EchoEncoder(*key)
         return _shared[key]

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,25 +32,6 @@ _PAUSE = 0.0002
 LARGE = 512  # tokens; a call of so many makes the main thread begin to work itself
 IDLE = 0.2  # seconds without a call after which the thread ends; it would keep the weights of a forgotten encoder alive
 _forking = threading.Lock()
-Made = TypeVar("Made")
-
-
-def in_thread_of_its_own(make: Callable[[], Made]) -> Made:
-    """What ``make`` gives, called in a thread that then ends; its errors are raised here.
-
-    For loading a model, which is tried out then: the caller's thread shall not be left with a team of OpenMP threads (see above) that others' batches
-    would have to share the cores with.
-    """
-    future: Future[Made] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(make())
-        except BaseException as error:  # to the caller, whatever it is
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="echo-load").start()
-    return future.result()
 
 
 class Job:

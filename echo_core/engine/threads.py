@@ -1,31 +1,208 @@
-"""Blocking calls, awaited: each waits in a thread, and is told to stop when its awaiter is cancelled."""
+"""What belongs to the process and not to an object: locks, threads and pools, and how a forked child gets its own.
+
+A child has only the thread that forked. A lock that another thread held would stay locked in it for ever, and what that
+thread was changing would stay half-changed. So every lock and every piece of state that threads share is a ``ForkSafe``
+or comes from here: a fork waits for those whose work must not be cut in two, and the child gets all of them anew.
+"""
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from typing import TypeVar
+from functools import partial
+from typing import Generic, TypeVar
+from weakref import WeakSet
+
+from echo_core.errors import ModelError
 
 Result = TypeVar("Result")
 
 CALLERS = 64  # calls that can be under way at once; more wait in line
+FORK_WAIT = 60.0  # seconds that a fork waits at most for a load or a batch under way
+
+
+class ForkSafe:
+    """State that a forked child has anew.
+
+    ``lock`` is re-entrant, and a C object: ``with state.lock`` cannot be cut in two by a signal, as a lock written in
+    Python can. Take it from the object each time; the child's is another.
+    """
+
+    def __init__(self, fork_waits: bool = False) -> None:
+        """``fork_waits``: a fork waits until nobody holds the lock (but ``FORK_WAIT`` seconds at most)."""
+        self.lock = threading.RLock()
+        self.fork_waits = fork_waits
+        _states.add(self)
+
+    def renew(self) -> None:
+        """Make the state that a child needs, in the child, before anything else runs there; extend it in subclasses."""
+        self.lock = threading.RLock()
+
+
+_states: WeakSet[ForkSafe] = WeakSet()
+_held = threading.local()  # the locks that a thread holds while it forks
+
+
+def _before_fork() -> None:
+    until = time.monotonic() + FORK_WAIT
+    waited_for = sorted((state for state in _states if state.fork_waits), key=id)  # two threads may fork at once
+    locks = [state.lock for state in waited_for]
+    _held.locks = [lock for lock in locks if lock.acquire(timeout=max(0.0, until - time.monotonic()))]
+
+
+def _after_fork_in_parent() -> None:
+    for lock in _held.locks:
+        lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for state in list(_states):
+        state.renew()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+_named: dict[str, ForkSafe] = {}
+_loading = ForkSafe(fork_waits=True)
+
+
+def process_lock(name: str) -> threading.RLock:
+    """The re-entrant lock of this name in this process, for ``with process_lock(name):``; free in a forked child."""
+    return _named.setdefault(name, ForkSafe()).lock
+
+
+def load_lock() -> threading.RLock:
+    """The lock that whoever imports transformers or loads a model holds: ``with load_lock():``.
+
+    transformers' lazy imports are not thread-safe, and while it loads torch's default dtype is another one for the whole
+    process. A fork waits for the lock, as a module that is half imported can never be imported in the child. Do not hold
+    it while you wait for ``in_thread_of_its_own``: the thread there may want it too.
+    """
+    return _loading.lock
+
+
+def is_exiting() -> bool:
+    """True from when the main thread has ended: the process waits for its other threads, then calls what is registered
+    with ``atexit``, and a thread that is started now may be killed inside of torch, which aborts the process.
+    """
+    return not threading.main_thread().is_alive()
+
+
+def start_thread(work: Callable[[], object], name: str, failed: Callable[[BaseException], None]) -> None:
+    """Start a thread that the process waits for at its end, even if the caller is a daemon; return at once.
+
+    A signal's exception inside ``Thread.start`` leaves half a thread: one that never runs, or that nobody knows. Signals
+    only come to the main thread, so another one, made by a single call of C, starts it.
+
+    Args:
+        work: what the thread does.
+        name: of the thread.
+        failed: gets the error if there can be no such thread, as the system allows no more or the interpreter exits.
+    """
+    _thread.start_new_thread(_start_thread, (work, name, failed))
+
+
+def _start_thread(work: Callable[[], object], name: str, failed: Callable[[BaseException], None]) -> None:
+    try:
+        threading.Thread(target=work, name=name, daemon=False).start()
+    except BaseException as error:
+        failed(error)
+
+
+class Outcome(Generic[Result]):
+    """What another thread gives or raises: a future whose waiter a signal can interrupt anywhere.
+
+    An exception inside ``concurrent.futures.Future.result`` can leave the future's own lock locked, and the thread that
+    gives the result then waits for ever. A lock of C has no such place.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._value: Result | None = None
+        self._error: BaseException | None = None
+        self._ready = threading.Lock()
+        self._ready.acquire()
+
+    def set(self, value: Result) -> None:
+        """Give the value; what comes second is dropped."""
+        self._finish(value, None)
+
+    def fail(self, error: BaseException) -> None:
+        """Give an error to raise; what comes second is dropped."""
+        self._finish(None, error)
+
+    def _finish(self, value: Result | None, error: BaseException | None) -> None:
+        if not self.done:
+            self._value, self._error, self.done = value, error, True
+            self._ready.release()
+
+    def wait(self, seconds: float = -1) -> bool:
+        """Whether it is there, at the latest after these seconds (-1: whenever); for one waiter."""
+        return self.done or self._ready.acquire(timeout=seconds)
+
+    def get(self) -> Result:
+        """The value of an outcome that is done; an error is raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+def in_thread_of_its_own(make: Callable[[], Result]) -> Result:
+    """What ``make`` gives, called in a thread that then ends; its errors are raised here.
+
+    For loading a model, which is tried out then: the caller's thread shall not be left with a team of OpenMP threads that
+    others' batches would have to share the cores with (see ``scheduler.py``).
+
+    Raises:
+        ModelError: the interpreter is exiting.
+    """
+    if is_exiting():
+        raise ModelError("a model must be loaded before the main thread ends: make the encoder earlier")
+    outcome: Outcome[Result] = Outcome()
+
+    def work() -> None:
+        try:
+            outcome.set(make())
+        except BaseException as error:  # to the caller, whatever it is
+            outcome.fail(error)
+
+    start_thread(work, "echo-load", outcome.fail)
+    outcome.wait()
+    return outcome.get()
+
+
+class _Callers(ForkSafe):
+    """The threads in which awaited calls wait; none before the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renew()
+
+    def renew(self) -> None:
+        super().renew()
+        self.pool = ThreadPoolExecutor(CALLERS, thread_name_prefix="echo-call")
+
+
+_callers = _Callers()
 
 
 async def in_thread(call: Callable[..., Result]) -> Result:
-    """What ``call(stop=event)`` gives; the event is set if the awaiter is cancelled (Ctrl-C, a timeout), and the call shall end soon then."""
+    """What ``call(stop=event)`` gives, called in a thread, so that the event loop runs on.
+
+    The event is set if the awaiter is cancelled (Ctrl-C, a timeout), and the call shall end soon then.
+    """
     stop = threading.Event()
+    if is_exiting():  # no pool takes work any more
+        return call(stop=stop)
     try:
-        return await asyncio.get_running_loop().run_in_executor(_callers(os.getpid()), partial(call, stop=stop))
+        return await asyncio.get_running_loop().run_in_executor(_callers.pool, partial(call, stop=stop))
     except asyncio.CancelledError:
         stop.set()
         raise
-
-
-@lru_cache(maxsize=1)
-def _callers(process: int) -> ThreadPoolExecutor:
-    """The threads in which calls wait; a forked child gets its own, as it has none of its parent's."""
-    return ThreadPoolExecutor(CALLERS, thread_name_prefix="echo-call")

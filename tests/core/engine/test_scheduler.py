@@ -15,7 +15,7 @@ from torch import Tensor
 import echo_core.engine.scheduler
 from echo_core import EchoEncoder, Runtime
 from echo_core.engine.decoder import Decoder
-from echo_core.engine.scheduler import Scheduler, in_thread_of_its_own
+from echo_core.engine.scheduler import Scheduler
 from echo_core.text.rows import Row, Span
 
 BAD = 999
@@ -213,13 +213,6 @@ def test_the_thread_ends_after_a_while_without_work_and_keeps_nothing_alive(monk
     while gone() is not None and time.perf_counter() < until:
         time.sleep(0.01)
     assert gone() is None
-
-
-def test_what_is_made_in_a_thread_of_its_own_is_handed_over_and_so_are_its_errors():
-    """A model tried out in the caller's thread left a second team of OpenMP threads behind, which made every batch 1.4 times as slow."""
-    assert in_thread_of_its_own(threading.current_thread) is not threading.current_thread()
-    with pytest.raises(ZeroDivisionError):
-        in_thread_of_its_own(lambda: 1 // 0)
 
 
 def threads_of(model: Model) -> Callable[[Sequence[Row]], Tensor]:
