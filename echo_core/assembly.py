@@ -1,5 +1,7 @@
-"""A config and a runtime to the checked parts of an encoder. Encoders that differ only in what is said to the model, or in what is done to its
-vectors, share one ``Engine``, so that its weights are in memory once.
+"""A config and a runtime to the checked parts of an encoder.
+
+Encoders that differ only in what is said to the model, or in what is done to its vectors, share one ``Engine``, so that
+its weights are in memory once.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from echo_core.engine.device import choose_device
 from echo_core.engine.runner import Runner, load_runner
 from echo_core.engine.scheduler import Scheduler
 from echo_core.engine.threads import in_thread_of_its_own, load_lock
-from echo_core.errors import ConfigError
+from echo_core.errors import ConfigError, EmbeddingSpaceMismatch
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.weights import weights_identity
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import check_finish
-from echo_core.pipeline import Pipeline
+from echo_core.pipeline import CutTexts, Pipeline
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.tokenizer import TextTokenizer
 
@@ -31,10 +33,10 @@ FIXED = ("model", "revision", "layer", "prepend_layers", "pooling")  # what a lo
 
 @dataclass(frozen=True)
 class Engine:
-    """What is loaded once: a checkpoint's tokenizer, and its decoder with the scheduler through which all callers reach it."""
+    """What is loaded once: a checkpoint's tokenizer, and its decoder with the scheduler that all callers go through."""
 
     folder: Path
-    weights: str  # their identity when they were loaded: the files may be written over while the loaded weights live on
+    weights: str  # their identity when they were loaded: the files may be written over later
     config: EchoConfig  # the one it was loaded for; others share it if they are equal in the fields FIXED
     runtime: Runtime
     tokenizer: TextTokenizer
@@ -49,6 +51,12 @@ class Engine:
                 raise ConfigError(
                     f"{name} must be {loaded!r} to share these weights, got {asked!r}; load another encoder"
                 )
+
+    def check_unchanged(self) -> None:
+        """Raise EmbeddingSpaceMismatch if the model's files are no longer those that were loaded."""
+        if weights_identity(self.folder) != self.weights:
+            rule = f"the files in {self.folder} must still be those that were loaded, but they have changed"
+            raise EmbeddingSpaceMismatch(f"{rule}; load the model again")
 
 
 def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
@@ -75,8 +83,8 @@ def build_pipelines(engine: Engine, config: EchoConfig) -> dict[str, Pipeline]:
     """The pipeline of each role, over the engine's weights.
 
     Raises:
-        ConfigError: rows of full length do not fit into the model's positions or the token budget, or ``dimension``, ``centre`` or ``filter`` do
-            not fit its states.
+        ConfigError: rows of full length do not fit into the model's positions or the token budget, or ``dimension``,
+            ``centre`` or ``filter`` do not fit its states.
         ModelError: a template names a token that the tokenizer lacks, or ``filter`` finds no LM head.
     """
     engine.check_serves(config)
@@ -91,10 +99,8 @@ def build_pipelines(engine: Engine, config: EchoConfig) -> dict[str, Pipeline]:
     check_finish(config, decoder.width, basis)
     dtype = str(decoder.dtype).removeprefix("torch.")
     width = config.dimension or decoder.width
-    progress = engine.runtime.progress
-    return {
-        role: Pipeline(each, engine.scheduler, config, width, dtype, progress, basis) for role, each in prompts.items()
-    }
+    shared = (engine.scheduler, config, width, dtype, engine.runtime.progress, basis, CutTexts())
+    return {role: Pipeline(role, each, *shared) for role, each in prompts.items()}
 
 
 def check_limits(config: EchoConfig, runtime: Runtime, decoder: Decoder, prompts: Collection[PromptTokenizer]) -> None:

@@ -1,6 +1,6 @@
-"""Every knob. EchoConfig defines the vector: it is saved and has a fingerprint. Runtime only runs it: it is never saved.
+"""Every knob. ``EchoConfig`` defines the vector: it is saved, and has a fingerprint. ``Runtime`` only runs it.
 
-Both are checked once, here, so that the stages can trust them.
+Both are checked once, here, so that the stages can trust them. A ``Runtime`` is never saved.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ POOLINGS = ("mean", "last", "weighted_mean")
 SEAMS = ("joined", "reference")
 OVERFLOWS = ("window", "truncate", "error")
 EMPTIES = ("error", "zero")
+CAPS = (None, "sentence")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "fp8")
 ATTENTIONS = ("auto", "packed", "padded")
 
-# The two checkpoints released with arXiv 2402.15449, with the templates of its reference code (300 tokens a saying, end token pooled).
+# The two checkpoints released with arXiv 2402.15449, with the templates of its reference code: 300 tokens a saying,
+# the end token pooled.
 _RELEASED: dict[str, Any] = {
     "query_template": "{bos}Instruct:{instruction},\nQuery:{text}\nQuery again:[[{text}{eos}]]",
     "document_template": "{bos}Document:{text}\nDocument again:[[{text}{eos}]]",
@@ -46,32 +48,28 @@ def _preset_or(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class EchoConfig:
-    """What defines a vector. A field that is not given takes the preset of a known checkpoint, else the default beside it."""
+    """What defines a vector. A field that is not given takes the preset of a known checkpoint, else its default here."""
 
     model: str | None = None  # name on the Hub, or a folder; None: the embedded default model
     revision: str | None = None  # of the Hub's repository
     query_template: str = _preset_or("echo")  # a built-in name or a template string
     document_template: str = _preset_or("echo")
-    instruction: str | None = _preset_or(None)  # value of {instruction} where a template has it and the call gives none
+    instruction: str | None = _preset_or(
+        None
+    )  # value of {instruction}, where a template has it and the call gives none
     pooling: str = _preset_or("mean")  # of POOLINGS
-    layer: int | tuple[int, ...] = _preset_or(
-        -1
-    )  # the last; 1… from the start, negative from the end; several: their mean
+    layer: int | tuple[int, ...] = _preset_or(-1)  # 1… from the start or -1… from the end; several: their mean
     max_tokens: int = _preset_or(256)  # of one saying of the text
     overflow: str = _preset_or("window")  # of OVERFLOWS: what happens to a longer text
     overlap: int = _preset_or(0)  # tokens that neighbouring windows share
-    seam: str = _preset_or("joined")  # of SEAMS, see seams.py
+    seam: str = _preset_or("joined")  # of SEAMS, see text/seams.py
     empty: str = _preset_or("error")  # "zero" gives an empty text the zero vector
-    prepend_layers: int | None = (
-        None  # Token Prepending through so many layers, see prepending.py; needs {slot} in the templates
-    )
-    centre: tuple[float, ...] | None = field(
-        default=None, repr=False
-    )  # mean direction to take out, as EchoEncoder.fit_centre gives it
-    filter: float | None = None  # EmbedFilter: keep the middle 1/filter of the LM head's directions, see head.py
-    dimension: int | None = (
-        None  # keep only the first numbers of the vector; with a filter, of its coordinates in the filter's basis
-    )
+    caps: str | None = None  # "sentence": a text in capitals is said in sentence case, see text/casing.py
+    prepend_layers: int | None = None  # layers of Token Prepending, see methods/token_prepending.py; needs {slot}
+    centre: tuple[float, ...] | None = field(default=None, repr=False)  # mean direction taken out; fit_centre gives it
+    query_centre: tuple[float, ...] | None = field(default=None, repr=False)  # the queries' own; None: as ``centre``
+    filter: float | None = None  # EmbedFilter keeps the middle 1/filter of the LM head's directions
+    dimension: int | None = None  # keep the first numbers of the vector; with a filter, of its coordinates in its basis
     normalize: bool = _preset_or(True)  # unit length
 
     def __post_init__(self) -> None:
@@ -97,17 +95,18 @@ class EchoConfig:
         check_choice("overflow", self.overflow, OVERFLOWS)
         check_choice("seam", self.seam, SEAMS)
         check_choice("empty", self.empty, EMPTIES)
+        check_choice("caps", self.caps, CAPS)
         check_choice("normalize", self.normalize, (True, False))
         self._check_numbers()
         if self.instruction is not None and "instruction" not in self.template_variables():
-            raise ConfigError(
-                f"instruction must not be set where no template has {{instruction}}, got {self.instruction!r}; leave it out"
-            )
+            rule = "must not be set where no template has {instruction}"
+            raise ConfigError(f"instruction {rule}, got {self.instruction!r}; leave it out")
 
     def _check_numbers(self) -> None:
         self._check_layers()
-        if self.centre is not None:
-            object.__setattr__(self, "centre", _checked_centre(self.centre))
+        for name in ("centre", "query_centre"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _checked_centre(name, getattr(self, name)))
         if self.filter is not None:
             object.__setattr__(self, "filter", _checked_filter(self.filter))
         check_integer("max_tokens", self.max_tokens, 1)
@@ -126,17 +125,19 @@ class EchoConfig:
     def _check_layers(self) -> None:
         if isinstance(self.layer, list | tuple):
             object.__setattr__(self, "layer", self.layer[0] if len(self.layer) == 1 else tuple(self.layer))
-        if not self.layers or any(
-            isinstance(layer, bool) or not isinstance(layer, int) or layer == 0 for layer in self.layers
-        ):
-            raise ConfigError(
-                f"layer must be an integer from 1 (the first) or from -1 (the last) downwards, or several, got {self.layer!r}"
-            )
+        wrong = (isinstance(layer, bool) or not isinstance(layer, int) or layer == 0 for layer in self.layers)
+        if not self.layers or any(wrong):
+            rule = "must be an integer from 1 (the first) or from -1 (the last) downwards, or several"
+            raise ConfigError(f"layer {rule}, got {self.layer!r}")
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that are read, one or several."""
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
+
+    def centre_of(self, role: str) -> tuple[float, ...] | None:
+        """The mean direction that is taken out of the vectors of a role; None: nothing is."""
+        return self.query_centre or self.centre if role == "query" else self.centre
 
     def template(self, role: str) -> str:
         """The template string of a role.
@@ -172,11 +173,9 @@ class Runtime:
 
     device: str = "auto"  # "cuda:1" works too
     dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32; "fp8": see fp8.py
-    token_budget: int | None = (
-        None  # tokens of a batch, padding included, what all its rows begin with left out; None: chosen for the device
-    )
-    attention: str = "auto"  # of ATTENTIONS: rows laid end to end, or padded; "auto": end to end on CUDA and CPU, where the model can
-    compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches, and no gain over packed weights on a CPU (LOG.md)
+    token_budget: int | None = None  # tokens of a batch, with padding, without a shared prefix; None: by the device
+    attention: str = "auto"  # of ATTENTIONS: rows end to end or padded; "auto": end to end, where the model can
+    compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches
     progress: bool | None = None  # None: a bar on long work, if stderr is a terminal
     trust_remote_code: bool = False  # runs Python code that comes with a checkpoint
 
@@ -197,16 +196,12 @@ class Runtime:
         check_choice("trust_remote_code", self.trust_remote_code, (True, False))
 
 
-def _checked_centre(value: object) -> tuple[float, ...]:
-    if (
-        not isinstance(value, list | tuple)
-        or not value
-        or not all(isinstance(x, float | int) and math.isfinite(x) for x in value)
-    ):
-        raise ConfigError(
-            f"centre must be a tuple of finite numbers, as EchoEncoder.fit_centre gives it, got {str(value)[:60]}"
-        )
-    return tuple(map(float, value))
+def _checked_centre(name: str, value: object) -> tuple[float, ...]:
+    given = value if isinstance(value, list | tuple) else ()
+    if not given or not all(isinstance(x, float | int) and math.isfinite(x) for x in given):
+        rule = "must be a tuple of finite numbers, as EchoEncoder.fit_centre gives it"
+        raise ConfigError(f"{name} {rule}, got {str(value)[:60]}")
+    return tuple(map(float, given))
 
 
 def _checked_filter(value: object) -> float:
@@ -220,9 +215,8 @@ def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
     known = [knob.name for knob in dataclasses.fields(cls)]
     unknown = sorted(set(fields) - set(known))
     if unknown:
-        raise ConfigError(
-            f"{cls.__name__} has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}"
-        )
+        wrong = ", ".join(map(repr, unknown))
+        raise ConfigError(f"{cls.__name__} has no field {wrong}; its fields are {', '.join(known)}")
 
 
 def _check_text_or_none(name: str, value: object) -> None:

@@ -1,9 +1,8 @@
-"""The pipeline: text → template → tokens → batches → model → pooling → vectors."""
+"""The public way in: an encoder loads a model once, and gives vectors by its pipelines, one for each role."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,19 +15,19 @@ from numpy.typing import NDArray
 from echo_core.assembly import Engine, build_pipelines, load_engine
 from echo_core.config import ROLES, EchoConfig, Runtime, check_fields
 from echo_core.engine.threads import in_thread, process_lock
-from echo_core.errors import ConfigError, check_choice
+from echo_core.errors import check_choice
 from echo_core.identity.checkpoint import load_config, save_checkpoint
-from echo_core.identity.space import describe_space, fingerprint
+from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
 from echo_core.methods.finish import Vectors, mean_direction
 from echo_core.pipeline import Pipeline
 from echo_core.text.inputs import Variables, check_text, fill_variables
-from echo_core.text.rows import Row
-
-log = logging.getLogger("echo_core")
 
 
 class EchoEncoder:
-    """Turns a causal language model into an embedding model by saying each text twice (arXiv 2402.15449). Safe to share between threads."""
+    """Turns a causal language model into an embedding model by saying each text twice (arXiv 2402.15449).
+
+    It is safe to share between threads.
+    """
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class EchoEncoder:
     def encode_documents(
         self, texts: Iterable[str], *, instruction: str | None = None, variables: Variables | None = None
     ) -> Vectors:
-        """Vectors of N texts said with the document template: (N, D) float32, in the caller's order; no text: (0, D).
+        """Vectors of N texts said with the document template: (N, D) float32, in order; no text: (0, D).
 
         Args:
             texts: a list (or other ordered collection) of strings.
@@ -82,8 +81,8 @@ class EchoEncoder:
     ) -> Iterator[NDArray[np.float32]]:
         """The vector (D,) float32 of each text of a stream of any length, in order; memory stays flat.
 
-        Texts are read some thousands ahead. Equal texts that stand near each other are encoded once. Raises like ``encode_documents``, when
-        the wrong text is read; the number of vectors given out so far says where to go on.
+        Texts are read some thousands ahead. Equal texts that stand near each other are encoded once. Raises like
+        ``encode_documents``, when the wrong text is read; the number of vectors given out so far says where to go on.
         """
         return self._pipelines["document"].stream(texts, instruction, variables)
 
@@ -107,36 +106,45 @@ class EchoEncoder:
         instruction: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Vectors:
-        """Vectors of C chunks, (start, end) character ranges of one document, each pooled in the document's second saying: (C, D) float32.
+        """Vectors of C chunks of one document, each pooled in the document's second saying: (C, D) float32.
 
-        Late chunking: the document is said whole (a long one in windows of ``max_tokens``), so a chunk's vector knows what stands round it.
+        Late chunking: the document is said whole (a long one in windows of ``max_tokens``), so a chunk's vector knows
+        what stands round it.
+
+        Args:
+            document: the text.
+            chunks: (start, end) character ranges of it.
+            instruction: value of ``{instruction}``, where the template has it.
+            variables: values of its further variables, a string each.
 
         Raises:
-            TextError: a range is not within the document, holds no visible text, or was cut off; names the chunk's index.
+            TextError: a range is not within the document, holds no visible text, or was cut off; names its index.
             ConfigError: the template's pooled region does not begin with {text}.
         """
         return self._pipelines["document"].encode_chunks(check_text(document, 0), chunks, instruction, variables)
 
-    def fit_centre(self, texts: Iterable[str]) -> EchoEncoder:
-        """An encoder that takes the mean direction of these texts out of every vector (``config.centre``); it shares this one's weights.
+    def fit_centre(self, documents: Iterable[str], queries: Iterable[str] | None = None) -> EchoEncoder:
+        """An encoder that takes the mean direction of these texts out of its vectors; it shares this one's weights.
 
         Args:
-            texts: some hundred documents of the corpus that is to be searched.
+            documents: some hundred texts of the corpus that is to be searched; their mean becomes ``config.centre``.
+            queries: some hundred queries, whose own mean becomes ``config.query_centre``; None: queries lose the
+                documents' mean direction.
 
         Raises:
             ConfigError: fewer than two texts.
         """
-        raw = self.raw().encode_documents(texts)
-        if len(raw) < 2:
-            raise ConfigError(f"centre must be fitted on two texts or more, better some hundred, got {len(raw)}")
-        return self.with_options(centre=mean_direction(raw))
+        raw = self.raw()
+        centre = mean_direction(raw.encode_documents(documents))
+        own = None if queries is None else mean_direction(raw.encode_queries(queries))
+        return self.with_options(centre=centre, query_centre=own)
 
     def raw(self) -> EchoEncoder:
         """An encoder that gives the pooled states as they are: no centre, filter, cut or unit length.
 
         It shares this one's weights.
         """
-        return self.with_options(centre=None, filter=None, dimension=None, normalize=False)
+        return self.with_options(centre=None, query_centre=None, filter=None, dimension=None, normalize=False)
 
     def with_options(self, **options: Any) -> EchoEncoder:
         """An encoder on the same weights whose config differs in these fields.
@@ -154,9 +162,8 @@ class EchoEncoder:
         prompts = self._pipeline(role).prompts
         values = fill_variables(prompts.template, 1, self.config.instruction, instruction, variables)
         rows = prompts.tokenise([check_text(text, 0)], values).rows
-        return "\n".join(
-            _mark(row, [repr(self._engine.tokenizer.token(int(i)))[1:-1] for i in row.ids]) for row in rows
-        )
+        token = self._engine.tokenizer.token
+        return "\n".join(row.marked([repr(token(int(i)))[1:-1] for i in row.ids]) for row in rows)
 
     @property
     def dimension(self) -> int:
@@ -169,6 +176,11 @@ class EchoEncoder:
         return self.config.max_tokens
 
     @property
+    def texts_cut(self) -> int:
+        """Texts that ``overflow="truncate"`` has cut so far."""
+        return self._pipelines["document"].cut_texts.count
+
+    @property
     def space(self) -> dict[str, Any]:
         """What must be equal for two vectors to be compared; ``space_metadata`` makes strings for a store of it."""
         return describe_space(self.config, self._engine.weights)
@@ -179,7 +191,12 @@ class EchoEncoder:
         return fingerprint(self.space)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write config, weights and tokenizer into a folder that ``load`` and plain transformers can read."""
+        """Write config, weights and tokenizer into a folder that ``load`` and plain transformers can read.
+
+        Raises:
+            EmbeddingSpaceMismatch: the model's files are no longer those that this encoder has loaded.
+        """
+        self._engine.check_unchanged()
         save_checkpoint(self._engine.folder, self.config, Path(folder))
 
     @classmethod
@@ -192,11 +209,11 @@ class EchoEncoder:
         return cls(load_config(Path(folder)), runtime)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return EchoEncoder, (self.config, self.runtime)
+        return _reopen, (self.config, self.runtime, space_metadata(self.space))
 
     def __repr__(self) -> str:
-        name = self.config.model or "the embedded default model"
-        return f"EchoEncoder({name}, dimension={self.dimension}, device={self._engine.runner.decoder.device}, dtype={self._engine.runner.decoder.dtype})"
+        name, decoder = self.config.model or "the embedded default model", self._engine.runner.decoder
+        return f"EchoEncoder({name}, dimension={self.dimension}, device={decoder.device}, dtype={decoder.dtype})"
 
     def _pipeline(self, role: str) -> Pipeline:
         check_choice("role", role, ROLES)
@@ -207,7 +224,7 @@ _shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}
 
 
 def shared_encoder(config: EchoConfig, runtime: Runtime | None = None) -> EchoEncoder:
-    """The process-wide encoder of a config and a runtime, loaded at the first call; what adapters use, so that weights are loaded once."""
+    """The process-wide encoder of a config and a runtime, loaded at the first call; adapters use it."""
     key = (config, runtime or Runtime())
     with process_lock("shared encoders"):
         if key not in _shared:
@@ -215,7 +232,12 @@ def shared_encoder(config: EchoConfig, runtime: Runtime | None = None) -> EchoEn
         return _shared[key]
 
 
-def _mark(row: Row, tokens: Sequence[str]) -> str:
-    span = row.spans[0]
-    parts = ("|".join(part) for part in (tokens[: span.start], tokens[span.start : span.end], tokens[span.end :]))
-    return "{}[[{}]]{}".format(*parts)
+def _reopen(config: EchoConfig, runtime: Runtime, stored: dict[str, str]) -> EchoEncoder:
+    """The encoder that was pickled.
+
+    Raises:
+        EmbeddingSpaceMismatch: its model's files have changed since.
+    """
+    encoder = EchoEncoder(config, runtime)
+    check_space(stored, encoder.space, "a pickled encoder")
+    return encoder

@@ -42,17 +42,33 @@ class _Work:
         return [self.block.entries[i] for i in self.kept]
 
 
+class CutTexts:
+    """Counts the texts that ``overflow="truncate"`` has cut, and says so in the log at the first of them alone."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, texts: int, max_tokens: int) -> None:
+        """Count texts of a call."""
+        if texts and not self.count:
+            way_out = "overflow='window' keeps them whole (said once; EchoEncoder.texts_cut counts)"
+            log.warning("%d texts were cut at max_tokens=%d; %s", texts, max_tokens, way_out)
+        self.count += texts
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """Blocks of texts in, their vectors out, in order."""
+    """Texts of one role in, their vectors out, in order."""
 
+    role: str
     prompts: PromptTokenizer
     scheduler: Scheduler
     config: EchoConfig
     dimension: int
     dtype: str  # for messages
-    progress: bool | None = None  # as in Runtime
-    basis: NDArray[np.float32] | None = None  # of the filter, see head.py
+    progress: bool | None  # as in Runtime
+    basis: NDArray[np.float32] | None  # of the filter, see methods/embed_filter.py
+    cut_texts: CutTexts
 
     def encode(
         self,
@@ -61,7 +77,7 @@ class Pipeline:
         variables: Variables | None,
         stop: threading.Event | None = None,
     ) -> Vectors:
-        """The vectors of a collection of N texts, (N, D) float32, in order; raises like ``EchoEncoder.encode_documents``."""
+        """The vectors of N texts, (N, D) float32, in order; raises like ``EchoEncoder.encode_documents``."""
         checked = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
         values = self._values(len(checked), instruction, variables)
         columns = zip(*values.values(), strict=True) if values else [()] * len(checked)
@@ -112,7 +128,7 @@ class Pipeline:
     def _run(
         self, blocks: Iterable[Block], names: Sequence[str], total: int | None, stop: threading.Event | None = None
     ) -> Iterator[Vectors]:
-        """The vectors of each block's texts, whose entries have values for the variables ``names`` besides their text."""
+        """The vectors of each block's texts; its entries have values for the variables ``names``."""
         with Progress(total, self.progress, stop) as progress:
             yield from self._run_blocks(blocks, names, progress)
 
@@ -130,12 +146,8 @@ class Pipeline:
         finally:
             for work in under_way:
                 work.job.abandoned = True
-        if long_texts and self.config.overflow == "truncate":
-            log.warning(
-                "%d texts were cut at max_tokens=%d; overflow='window' keeps them whole",
-                long_texts,
-                self.config.max_tokens,
-            )
+        if self.config.overflow == "truncate":
+            self.cut_texts.add(long_texts, self.config.max_tokens)
 
     def _start(self, block: Block, names: Sequence[str], progress: Progress) -> _Work:
         """Texts → template → tokens → the model's queue."""
@@ -167,6 +179,6 @@ class Pipeline:
         """Vectors of pooled states, whose texts have these numbers in the caller's order."""
         bad = first_not_finite(pooled)
         if bad is not None:
-            problem = f"must get finite numbers from the model, got NaN or infinity in {self.dtype}; try Runtime(dtype='float32')"
-            raise NotFiniteError(numbers[bad], problem)
-        return finish(pooled, self.config, self.basis)
+            problem = f"must get finite numbers from the model, got NaN or infinity in {self.dtype}"
+            raise NotFiniteError(numbers[bad], f"{problem}; try Runtime(dtype='float32')")
+        return finish(pooled, self.config, self.basis, self.role)

@@ -20,12 +20,13 @@ _NAMES_ONLY = ("model", "revision")  # where the weights came from; what they ar
 def describe_space(config: EchoConfig, weights: str) -> dict[str, Any]:
     """The fields that define a vector: the config, with the weights' identity in place of the model's name.
 
-    An option that is off (None) is left out, so that an option added later does not change the fingerprint of those who do not use it.
-    A mean direction of some thousand numbers stands here as its hash.
+    An option that is off (None) is left out, so that an option added later does not change the fingerprint of those who
+    do not use it. A mean direction of some thousand numbers stands here as its hash.
     """
     fields = {key: value for key, value in config.to_dict().items() if key not in _NAMES_ONLY and value is not None}
-    if config.centre is not None:
-        fields["centre"] = hashlib.sha256(json.dumps(config.centre).encode()).hexdigest()[:16]
+    for name in ("centre", "query_centre"):
+        if name in fields:
+            fields[name] = hashlib.sha256(json.dumps(fields[name]).encode()).hexdigest()[:16]
     if isinstance(config.layer, tuple):
         fields["layer"] = list(config.layer)  # as JSON gives it back
     return {"weights": weights, **fields}

@@ -35,12 +35,9 @@ def cut(vectors: Vectors, dimension: int | None) -> Vectors:
 
 def unit(vectors: Vectors) -> Vectors:
     """The same directions with length 1; a zero vector stays zero."""
-    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[
-        :, None
-    ]  # float32 cannot hold the square of 1e20
-    return np.divide(
-        vectors, np.where(length > 0, length, 1), out=np.empty(vectors.shape, dtype=np.float32), casting="same_kind"
-    )
+    squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)  # float32 cannot hold the square of 1e20
+    lengths = np.sqrt(np.where(squares > 0, squares, 1))[:, None]
+    return np.divide(vectors, lengths, out=np.empty(vectors.shape, dtype=np.float32), casting="same_kind")
 
 
 def without_direction(vectors: Vectors, direction: Vectors) -> Vectors:
@@ -49,27 +46,39 @@ def without_direction(vectors: Vectors, direction: Vectors) -> Vectors:
 
 
 def mean_direction(vectors: Vectors) -> tuple[float, ...]:
-    """The direction of the mean of (N, D) vectors, each counted with length 1: D numbers of length 1, to seven places."""
+    """The direction of the mean of (N, D) vectors, each counted with length 1: D numbers, to seven places.
+
+    Raises:
+        ConfigError: fewer than two vectors.
+    """
+    if len(vectors) < 2:
+        rule = "must be fitted on two texts or more, better some hundred"
+        raise ConfigError(f"centre {rule}, got {len(vectors)}")
     return tuple(round(float(x), 7) for x in unit(unit(vectors).mean(axis=0, keepdims=True))[0])
 
 
 def project(vectors: Vectors, kept: NDArray[np.float32], reduced: bool) -> Vectors:
-    """Vectors projected on k orthonormal columns (D, k): full width, (N, D), or ``reduced`` to their (N, k) coordinates; same dot products."""
+    """Vectors (N, D) projected on k orthonormal columns (D, k): of full width, or ``reduced`` to (N, k) coordinates.
+
+    The dot products are the same in both.
+    """
     coordinates = vectors @ kept
     return coordinates if reduced else coordinates @ kept.T
 
 
-def finish(pooled: Vectors, config: EchoConfig, basis: NDArray[np.float32] | None = None) -> Vectors:
-    """What the config asks for, in the order: mean direction out, filter, cut, unit length.
+def finish(
+    pooled: Vectors, config: EchoConfig, basis: NDArray[np.float32] | None = None, role: str = "document"
+) -> Vectors:
+    """The vectors that the config asks for: mean direction out, filter, cut, unit length, in this order.
 
     Args:
         pooled: (N, D) states.
-        config: ``centre``, ``filter``, ``dimension`` and ``normalize`` count here.
-        basis: (D, D) of ``head.filter_basis``, where the config has a filter.
+        config: ``centre``, ``query_centre``, ``filter``, ``dimension`` and ``normalize`` count here.
+        basis: (D, D) of ``embed_filter.filter_basis``, where the config has a filter.
+        role: the texts' role, one of ROLES.
     """
-    vectors = (
-        pooled if config.centre is None else without_direction(pooled, np.asarray(config.centre, dtype=np.float32))
-    )
+    centre = config.centre_of(role)
+    vectors = pooled if centre is None else without_direction(pooled, np.asarray(centre, dtype=np.float32))
     if config.filter is not None and basis is not None:
         kept = basis[:, : filter_width(basis.shape[1], config.filter)]
         vectors = project(vectors, kept, reduced=config.dimension is not None)
@@ -81,22 +90,21 @@ def check_finish(config: EchoConfig, width: int, basis: NDArray[np.float32] | No
     """Return if ``finish`` can serve states of this width.
 
     Raises:
-        ConfigError: ``centre`` of another width, ``dimension`` beyond what ``filter`` keeps.
+        ConfigError: a mean direction of another width, or a ``dimension`` beyond what ``filter`` keeps.
         ModelError: an LM head of another width than the states.
     """
-    if config.centre is not None and len(config.centre) != width:
-        raise ConfigError(f"centre must have {width} numbers for this model, got {len(config.centre)}; fit it again")
+    for name in ("centre", "query_centre"):
+        centre = getattr(config, name)
+        if centre is not None and len(centre) != width:
+            raise ConfigError(f"{name} must have {width} numbers for this model, got {len(centre)}; fit it again")
     if config.filter is None or basis is None:
         return
     if len(basis) != width:
-        raise ModelError(
-            f"filter needs an LM head as wide as the states, {width}, got one of {len(basis)}; set filter=None"
-        )
+        raise ModelError(f"filter needs an LM head as wide as the states, {width}, got {len(basis)}; set filter=None")
     kept = filter_width(width, config.filter)
     if config.dimension is not None and config.dimension > kept:
-        raise ConfigError(
-            f"dimension must be at most {kept}, what filter={config.filter} keeps of {width}, got {config.dimension}"
-        )
+        rule = f"must be at most {kept}, what filter={config.filter} keeps of {width}"
+        raise ConfigError(f"dimension {rule}, got {config.dimension}")
 
 
 def filter_width(width: int, strength: float) -> int:

@@ -5,19 +5,19 @@ This file knows ids and cuts, no tensors. How pieces and values meet is ``seams.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ConfigError, ModelError, TextTooLongError, UnencodableTextError
 from echo_core.template import Template, parse_template
+from echo_core.text.casing import as_said
 from echo_core.text.rows import PooledText, Row, Span
 from echo_core.text.seams import SEAM_MODES, Part, Seam
 from echo_core.text.tokenizer import TextTokenizer
+from echo_core.text.windows import same_places, window_ranges
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PromptTokenizer:
         text_seams = pooled_text + [s.seam for s in self._segments if s.variable == "text"]
         self._seams = tuple(dict.fromkeys(text_seams))  # the pooled one first: cuts are made there
         self._nothing = {
-            seam: tokenizer.encode([seam.before + seam.behind], seam.continuing)[0] for seam in self._seams
+            seam: tokenizer.encode([seam.before + seam.after], seam.continuing)[0] for seam in self._seams
         }  # normalised away
         self.fixed_length = sum(len(s.ids) for s in self._segments)
 
@@ -64,7 +64,7 @@ class PromptTokenizer:
         return self.fixed_length + self.template.sayings * self._config.max_tokens
 
     def tokenise(self, texts: Sequence[str], variables: Mapping[str, Sequence[str]]) -> Tokenised:
-        """Rows of N texts, in order; a text longer than ``max_tokens`` becomes several rows (windows), one cut row, or an error.
+        """The rows of N texts, in order; one longer than ``max_tokens`` gives several (windows), a cut one, or an error.
 
         Args:
             texts: N texts, checked for type and emptiness already.
@@ -74,12 +74,10 @@ class PromptTokenizer:
             TextTooLongError: with ``overflow="error"``; names index and length.
             UnencodableTextError: see ``TextTokenizer.encode``; also a text of which the tokenizer leaves no token.
         """
+        texts = [as_said(text, self._config.caps) for text in texts]
         sayings = {seam: self._encode(texts, seam) for seam in self._seams}
-        others = {
-            s: self._encode_repeated(variables[s.variable], s.seam)
-            for s in self._segments
-            if s.variable not in ("", "text")
-        }
+        named = [segment for segment in self._segments if segment.variable not in ("", "text")]
+        others = {segment: self._encode_repeated(variables[segment.variable], segment.seam) for segment in named}
         rows: list[Row] = []
         long_texts = 0
         for owner, text in enumerate(texts):
@@ -91,40 +89,39 @@ class PromptTokenizer:
         return Tokenised(rows, long_texts)
 
     def pooled_tokens(self, text: str) -> PooledText:
-        """Where the tokens of the pooled saying of one text stand: in the text, in its windows, and in a row's pooled region.
+        """Where the tokens of a text's pooled saying stand: in the text, in its windows, and in a row's pooled region.
 
         Raises:
             ConfigError: the pooled region does not begin with the text or with literals before it.
             TextTooLongError, UnencodableTextError: see ``tokenise``.
         """
+        text = as_said(text, self._config.caps)
         pooled = [segment for segment in self._segments if segment.pooled]
         at = next((i for i, segment in enumerate(pooled) if segment.variable), None)
         if at is None or pooled[at].variable != "text":
-            raise ConfigError(
-                f"document_template must say {{text}} first inside [[ ]] for chunks, got {self.template.source!r}; use 'echo'"
-            )
+            rule = "must say {text} first inside [[ ]] for chunks"
+            raise ConfigError(f"document_template {rule}, got {self.template.source!r}; use 'echo'")
         seam = pooled[at].seam
         cuts = self._cuts(0, text, {each: self._encode([text], each)[0] for each in self._seams})
-        ends = self._tokenizer.ends(seam.before + text + seam.behind, seam.continuing)
-        inside = [
-            min(max(end - len(seam.before), 1), len(text)) for end in ends
+        offsets = (end - len(seam.before) for end in self._ends(text, seam))
+        ends = [
+            min(max(end, 1), len(text)) for end in offsets
         ]  # white space before the text goes with its first character
-        return PooledText(inside, [cut[seam] for cut in cuts], sum(len(s.ids) for s in pooled[:at]))
+        return PooledText(ends, [cut[seam] for cut in cuts], sum(len(s.ids) for s in pooled[:at]))
 
     def _encode(self, texts: Sequence[str], seam: Seam) -> list[list[int]]:
-        ids = self._tokenizer.encode([seam.before + text + seam.behind for text in texts], seam.continuing)
+        ids = self._tokenizer.encode([seam.before + text + seam.after for text in texts], seam.continuing)
         index = next((i for i, row in enumerate(ids) if row == self._nothing[seam]), None)
         if index is not None:
-            raise UnencodableTextError(
-                index, f"must give at least one token, got none from {texts[index][:40]!r}; leave it out"
-            )
+            problem = f"must give at least one token, got none from {texts[index][:40]!r}; leave it out"
+            raise UnencodableTextError(index, problem)
         return ids
 
     def _encode_repeated(self, values: Sequence[str], seam: Seam) -> list[list[int]]:
         """Like ``_encode``, each distinct value once: an instruction is the same for all texts."""
         distinct = list(dict.fromkeys(values))
         limit = self._config.max_tokens if self._config.seam == "reference" else None
-        ids = self._tokenizer.encode([seam.before + value + seam.behind for value in distinct], seam.continuing)
+        ids = self._tokenizer.encode([seam.before + value + seam.after for value in distinct], seam.continuing)
         known = {value: row[:limit] for value, row in zip(distinct, ids, strict=True)}
         return [known[value] for value in values]
 
@@ -134,30 +131,29 @@ class PromptTokenizer:
         if longest <= limit:
             return [{seam: (0, len(ids)) for seam, ids in said.items()}]
         if self._config.overflow == "error":
-            raise TextTooLongError(
-                owner,
-                f"must have at most max_tokens={limit} tokens, got {longest}; use overflow='window' or 'truncate'",
-            )
+            way_out = "use overflow='window' or 'truncate'"
+            raise TextTooLongError(owner, f"must have at most max_tokens={limit} tokens, got {longest}; {way_out}")
         if self._config.seam == "reference" and self._config.overflow == "truncate":
             return [{seam: (0, limit) for seam in said}]  # the reference parser cuts each piece on its own
         length = len(said[self._seams[0]])
         room = max(1, limit - (longest - length))  # another seam may need a token more for the same characters
         overlap = min(self._config.overlap, room - 1)
-        windows = (
-            window_ranges(length, room, overlap) if self._config.overflow == "window" else [(0, min(room, length))]
-        )
+        whole = self._config.overflow == "window"
+        windows = window_ranges(length, room, overlap) if whole else [(0, min(room, length))]
         at = self._token_maps(text, said)
         return [{seam: (at[seam][start], at[seam][end]) for seam in said} for start, end in windows]
 
     def _token_maps(self, text: str, said: Mapping[Seam, list[int]]) -> dict[Seam, Sequence[int]]:
-        """For each seam, where a cut before token i of the first seam falls: at the same character, rounded down to a whole token."""
-        first = self._seams[0]
+        """For each seam, where a cut before token i of the first seam falls."""
+        first, *others = self._seams
         maps: dict[Seam, Sequence[int]] = {first: range(len(said[first]) + 1)}
-        for seam in self._seams[1:]:
-            here, there = (self._tokenizer.ends(s.before + text + s.behind, s.continuing) for s in (first, seam))
-            shift = len(seam.before) - len(first.before)
-            maps[seam] = [0, *(_same_place(here, i, there, shift) for i in range(len(here) - 1)), len(there)]
+        here = self._ends(text, first) if others else []
+        for seam in others:
+            maps[seam] = same_places(here, self._ends(text, seam), len(seam.before) - len(first.before))
         return maps
+
+    def _ends(self, text: str, seam: Seam) -> list[int]:
+        return self._tokenizer.ends(seam.before + text + seam.after, seam.continuing)
 
     def _row(self, owner: int, said: Mapping[Seam, list[int]], fixed: Mapping[_Segment, list[int]]) -> Row:
         ids: list[int] = []
@@ -172,31 +168,9 @@ class PromptTokenizer:
             if segment.pooled:
                 start, end = (start if end else begins), len(ids)
         if self._positions is not None and len(ids) > self._positions:
-            problem = f"and the template's other values must fit into the model's {self._positions} positions, got {len(ids)} tokens"
-            raise TextTooLongError(owner, f"{problem}; shorten them or use a smaller max_tokens")
+            rule = f"and the template's other values must fit into the model's {self._positions} positions"
+            raise TextTooLongError(owner, f"{rule}, got {len(ids)} tokens; shorten them or use a smaller max_tokens")
         return Row(np.asarray(ids, dtype=np.int64), (Span(owner, start, end),), tuple(slots), before or 0)
-
-
-def window_ranges(length: int, limit: int, overlap: int) -> list[tuple[int, int]]:
-    """The fewest windows of at most ``limit`` tokens that cover ``length``, of equal size within a token, each sharing ``overlap`` with the next.
-
-    Equal windows rather than a full one and a stump: a window of three tokens, said twice, says little.
-    """
-    if length <= limit:
-        return [(0, length)]
-    count = -(-(length - overlap) // (limit - overlap))
-    edges = [i * (length - overlap) // count for i in range(count + 1)]
-    return [(start, end + overlap) for start, end in pairwise(edges)]
-
-
-def _same_place(here: Sequence[int], index: int, there: Sequence[int], shift: int) -> int:
-    """How many tokens with the ends ``there`` stand before the place behind token ``index`` of those with the ends ``here``.
-
-    The bytes of one character may be several tokens that end alike: of these, as many are before the place in both.
-    """
-    end = here[index]
-    inside = index + 1 - bisect_left(here, end)
-    return min(bisect_left(there, end + shift) + inside, bisect_right(there, end + shift))
 
 
 def _compile(template: Template, tokenizer: TextTokenizer, mode: str) -> tuple[_Segment, ...]:
@@ -215,7 +189,6 @@ def _segment(part: Part, tokenizer: TextTokenizer) -> _Segment:
         return _Segment(piece.pooled, tuple(tokenizer.encode([piece.value], part.seam.continuing)[0]))
     token = tokenizer.special[piece.value]
     if token is None:
-        raise ModelError(
-            f"the template must not use {{{piece.value}}}: the model's tokenizer has no such token; leave it out"
-        )
+        problem = f"must not use {{{piece.value}}}: the model's tokenizer has no such token; leave it out"
+        raise ModelError(f"the template {problem}")
     return _Segment(piece.pooled, (token,), slot=piece.value == "slot")

@@ -19,10 +19,10 @@ _NOT_SPACE = re.compile(r"\S*")
 
 @dataclass(frozen=True)
 class Seam:
-    """What is tokenised together with a value: the strings before and behind it; ``continuing`` unless it is tokenised as if alone."""
+    """What is tokenised together with a value: the strings before and after it; ``continuing`` unless it is tokenised as if alone."""
 
     before: str = ""
-    behind: str = ""
+    after: str = ""
     continuing: bool = True
 
 
@@ -35,7 +35,7 @@ class Part:
 
 
 def joined_parts(template: Template) -> list[Part]:
-    """Pieces with trailing white space moved from a literal to the variable behind it."""
+    """Pieces with trailing white space moved from a literal to the variable after it."""
     return list(_joined(template.pieces))
 
 
@@ -50,7 +50,7 @@ def _joined(pieces: tuple[Piece, ...]) -> Iterator[Part]:
             before = piece.value[len(body) :]
             piece = replace(piece, value=body)
         if piece.value:
-            started = started or piece.kind != "special"  # behind a BOS the prompt still begins
+            started = started or piece.kind != "special"  # after a BOS the prompt still begins
             yield Part(piece, seam)
 
 
@@ -60,9 +60,9 @@ def reference_parts(template: Template) -> list[Part]:
     for piece in template.pieces:
         last = parts[-1].piece if parts else None
         if piece.kind == "literal" and last and last.kind == "variable" and last.pooled == piece.pooled:
-            behind = _NOT_SPACE.match(piece.value).group()  # type: ignore[union-attr]
-            parts[-1] = Part(last, Seam(behind=behind, continuing=False))
-            piece = replace(piece, value=piece.value[len(behind) :])
+            after = _NOT_SPACE.match(piece.value).group()  # type: ignore[union-attr]
+            parts[-1] = Part(last, Seam(after=after, continuing=False))
+            piece = replace(piece, value=piece.value[len(after) :])
         if piece.value:
             parts.append(Part(piece, Seam(continuing=False)))
     return parts

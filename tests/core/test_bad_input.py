@@ -117,13 +117,17 @@ def test_a_text_too_long_is_named_by_its_index_in_the_callers_order(tiny_llama: 
         encoder.encode_documents(["Paris", "", "Paris", "b", LONG])
 
 
-def test_cut_texts_are_counted_and_logged_once_a_call(tiny_llama: Path, caplog):
+def test_cut_texts_are_logged_at_the_first_call_and_counted_at_all(tiny_llama: Path, caplog):
+    """Each call said so, and flooded a server's log."""
     encoder = encoder_of(tiny_llama, max_tokens=20, overflow="truncate")
     with caplog.at_level(logging.WARNING, "echo_core"):
         encoder.encode_documents([LONG, "Paris", LONG + "!"])
         encoder.encode_documents(["Paris"])
+        encoder.encode_queries([LONG])
+    assert encoder.texts_cut == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "2 texts were cut at max_tokens=20; overflow='window' keeps them whole"
+        "2 texts were cut at max_tokens=20; "
+        "overflow='window' keeps them whole (said once; EchoEncoder.texts_cut counts)"
     ]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from encoders import FP32, LONG, encoder_of, oracle_vectors
 from nasty_texts import PLAIN
+from tiny_models import change_weights
 
 from echo_core import (
     ConfigError,
     EchoConfig,
     EchoEncoder,
+    EmbeddingSpaceMismatch,
     EmptyTextError,
     ModelError,
     NotFiniteError,
@@ -131,3 +134,46 @@ def test_one_config_and_runtime_share_one_encoder(tiny_llama: Path):
         thread.join()
     assert len({id(encoder) for encoder in found}) == 1
     assert shared_encoder(EchoConfig(str(tiny_llama), layer=2), FP32) is not found[0]
+
+
+def test_weights_replaced_after_the_load_are_neither_saved_nor_unpickled_as_the_encoders_own(tiny_llama, tmp_path):
+    """``save`` wrote the new files as those of the old encoder, and unpickling loaded them, both without a word."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    encoder = encoder_of(folder)
+    pickled = pickle.dumps(encoder)
+    change_weights(folder, "embed_tokens", at=(3, 3))
+    with pytest.raises(EmbeddingSpaceMismatch, match="must still be those that were loaded"):
+        encoder.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    with pytest.raises(EmbeddingSpaceMismatch, match="a pickled encoder"):
+        pickle.loads(pickled)
+
+
+def test_encoders_share_an_engine_where_only_what_is_said_or_finished_differs(encoder):
+    other = encoder.with_options(document_template="classical", dimension=8, max_tokens=32)
+    assert other._engine is encoder._engine
+    fresh = EchoEncoder(other.config, encoder.runtime)
+    assert np.abs(other.encode_documents(PLAIN) - fresh.encode_documents(PLAIN)).max() <= 1e-6
+    with pytest.raises(ConfigError, match="layer must be -1 to share these weights, got 2"):
+        encoder.with_options(layer=2)
+    with pytest.raises(ConfigError, match="EchoConfig has no field 'layr'"):
+        encoder.with_options(layr=2)
+
+
+def test_queries_can_have_a_mean_direction_of_their_own(encoder):
+    """Queries and documents have different means on real models, most of all where their templates differ."""
+    questions = [f"What about {text}?" for text in PLAIN]
+    fitted = encoder.fit_centre(PLAIN, questions)
+    raw = encoder.raw()
+    for texts, way in ((PLAIN, "encode_documents"), (questions, "encode_queries")):
+        vectors = getattr(raw, way)(texts).astype(np.float64)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        mean = (vectors / lengths).mean(axis=0)
+        mean /= np.linalg.norm(mean)
+        expected = vectors - np.outer(vectors @ mean, mean)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        assert np.abs(getattr(fitted, way)(texts) - expected).max() <= 1e-5
+    one = encoder.fit_centre(PLAIN)
+    assert one.config.query_centre is None
+    assert one.config.centre == fitted.config.centre
+    assert len({one.fingerprint, fitted.fingerprint, encoder.fingerprint}) == 3

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +11,7 @@ from tiny_tokenizers import TEXT_TOKENIZERS, TOKENIZERS
 from echo_core.config import EchoConfig
 from echo_core.errors import ModelError, TextTooLongError, UnencodableTextError
 from echo_core.template import TEMPLATES
-from echo_core.text.prompts import PromptTokenizer, window_ranges
+from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.tokenizer import TextTokenizer
 
 OWN = {name: TOKENIZERS[name]() for name in TOKENIZERS}
@@ -130,31 +128,6 @@ def test_two_megabytes_of_text_become_windows_of_the_right_sum():
 
 
 # ---- long texts ------------------------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 3000), st.integers(1, 300), st.integers(0, 299))
-def test_windows_cover_everything_with_equal_sizes_and_the_overlap(length: int, limit: int, overlap: int):
-    overlap = min(overlap, limit - 1)
-    windows = window_ranges(length, limit, overlap)
-    covered = set()
-    for start, end in windows:
-        assert 0 <= start < end <= length
-        assert end - start <= limit
-        covered.update(range(start, end))
-    assert covered == set(range(length))
-    sizes = {end - start for start, end in windows}
-    assert max(sizes) - min(sizes) <= 1
-    for (_, end), (start, _) in itertools.pairwise(windows):
-        assert end - start >= overlap
-    fewest = 1 if length <= limit else -(-(length - overlap) // (limit - overlap))
-    assert len(windows) == fewest
-
-
-def test_without_overlap_every_token_is_pooled_exactly_once():
-    for length in range(1, 400):
-        for limit in (1, 2, 7, 64):
-            windows = window_ranges(length, limit, 0)
-            assert [i for start, end in windows for i in range(start, end)] == list(range(length))
 
 
 @pytest.mark.parametrize("overlap", [0, 5])

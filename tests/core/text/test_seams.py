@@ -6,7 +6,7 @@ from echo_core.text.seams import Seam, joined_parts, reference_parts
 
 def parts(mode, source: str) -> list[tuple[str, str, str, bool, bool]]:
     found = mode(parse_template(source))
-    return [(p.piece.value, p.seam.before, p.seam.behind, p.seam.continuing, p.piece.pooled) for p in found]
+    return [(p.piece.value, p.seam.before, p.seam.after, p.seam.continuing, p.piece.pooled) for p in found]
 
 
 def test_white_space_before_a_value_belongs_to_the_value():

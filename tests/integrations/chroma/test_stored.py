@@ -6,7 +6,7 @@ import json
 import pytest
 
 from echo_chroma.stored import from_stored, to_stored
-from echo_core import ConfigError, EchoConfig
+from echo_core import ConfigError
 
 
 def test_it_goes_round_through_json(config):
