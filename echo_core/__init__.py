@@ -1,6 +1,9 @@
-"""Echo embeddings: say a text twice to a causal language model, pool the second saying, and you have an embedding (arXiv 2402.15449).
+"""Echo embeddings: say a text twice to a causal language model, pool the second saying, and you have an embedding.
 
-Names are loaded when they are used, so that importing this package (or an adapter) imports neither torch nor any framework.
+The method is that of arXiv 2402.15449.
+
+Names are loaded when they are used, so that importing this package (or an adapter) imports neither torch nor any
+framework.
 """
 
 from __future__ import annotations

@@ -48,7 +48,10 @@ def _preset_or(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class EchoConfig:
-    """What defines a vector. A field that is not given takes the preset of a known checkpoint, else its default here."""
+    """What defines a vector. A field that is not given takes the preset of a known checkpoint.
+
+    Where there is none, it takes its default here.
+    """
 
     model: str | None = None  # name on the Hub, or a folder; None: the embedded default model
     revision: str | None = None  # of the Hub's repository

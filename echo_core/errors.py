@@ -1,4 +1,7 @@
-"""Every error of the package, so that a caller can catch one kind. Each message names field, rule, value and the way out."""
+"""Every error of the package, so that a caller can catch one kind.
+
+Each message names field, rule, value and the way out.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +55,16 @@ class NotFiniteError(TextError):
     """The model gave a text a vector with NaN or infinity in it."""
 
 
+class ChunkError(TextError):
+    """A chunk's character range does not fit its document; ``index`` is the chunk's."""
+
+
 class ModelError(EchoError):
     """The model cannot be used: not a causal decoder, no safetensors, no fast tokenizer."""
 
 
 class EmbeddingSpaceMismatch(EchoError):
-    """Stored vectors were made by another model, template, layer or dimension than the one that is asked to search them."""
+    """Stored vectors were made by another model, template, layer or dimension than the one that shall search them."""
 
 
 def check_choice(field: str, value: object, allowed: Iterable[object]) -> None:

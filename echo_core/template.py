@@ -2,9 +2,10 @@
 
     Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]
 
-``{name}`` is a variable, ``{bos}`` and ``{eos}`` are the tokenizer's own tokens, ``{slot}`` is where Token Prepending writes (``prepending.py``),
-``[[…]]`` is the one pooled region, ``{{`` and ``}}`` are literal braces. This file knows strings only; ``seams.py`` says how they meet a
-tokenizer. A value is never scanned, so no text can become a construct.
+``{name}`` is a variable, ``{bos}`` and ``{eos}`` are the tokenizer's own tokens, ``{slot}`` is where Token Prepending
+writes (``methods/token_prepending.py``), ``[[…]]`` is the one pooled region, ``{{`` and ``}}`` are literal braces. This
+file knows strings only; ``text/seams.py`` says how they meet a tokenizer. A value is never scanned, so no text can
+become a construct.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ from typing import Literal
 
 from echo_core.errors import TemplateError
 
-# Prompts: arXiv 2402.15449 (echo, classical, fine-tuned pair) and arXiv 2307.16645 (PromptEOL). "prepending" and "echo-prepending" go with
-# EchoConfig(prepend_layers=…); PromptEOL and "prepending" with pooling="last". "situated" is for a chunk whose surroundings are said before it and
-# not pooled (arXiv 2508.01959): encode_documents(chunks, variables={"context": surroundings}).
+# Prompts: arXiv 2402.15449 (echo, classical, fine-tuned pair) and arXiv 2307.16645 (PromptEOL). "prepending" and
+# "echo-prepending" go with EchoConfig(prepend_layers=…); PromptEOL and "prepending" with pooling="last". "situated" is
+# for a chunk whose surroundings are said before it and not pooled (arXiv 2508.01959):
+# encode_documents(chunks, variables={"context": surroundings}).
 TEMPLATES: dict[str, str] = {
     "echo": "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
     "classical": "Write a paragraph: [[{text}]]",
-    "echo-thrice": "Rewrite the following paragraph: {text}. The rewritten paragraph: {text}. The paragraph once more: [[{text}]]",
+    "echo-thrice": (
+        "Rewrite the following paragraph: {text}. The rewritten paragraph: {text}. The paragraph once more: [[{text}]]"
+    ),
     "prompteol": 'This sentence: "{text}" means in one word:[["]]',
-    "prompteol-example": 'This sentence: "The kettle whistles." means in one word:"Cooking".\nThis sentence: "{text}" means in one word:[["]]',
+    "prompteol-example": (
+        'This sentence: "The kettle whistles." means in one word:"Cooking".\n'
+        'This sentence: "{text}" means in one word:[["]]'
+    ),
     "prepending": 'This sentence: "{slot}{text}" means in one word:[["]]',
     "echo-prepending": "Rewrite the following paragraph: {slot} {text}. The rewritten paragraph: [[{text}]]",
     "situated": "Context: {context}\nRewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
@@ -72,7 +79,7 @@ class Template:
 
 
 def resolve_template(name_or_source: str) -> str:
-    """The template string behind a built-in name, or the string itself; checked.
+    """The template string of a built-in name, or the string itself; checked.
 
     Raises:
         TemplateError: not a string, an unknown name, or a malformed template.
@@ -81,9 +88,8 @@ def resolve_template(name_or_source: str) -> str:
         raise TemplateError(f"a template must be a string, got {type(name_or_source).__name__}")
     source = TEMPLATES.get(name_or_source, name_or_source)
     if source == name_or_source and _NAME.fullmatch(source.replace("-", "_")):
-        raise TemplateError(
-            f"no built-in template is called {source!r}; there are {', '.join(TEMPLATES)}, or write one with {{text}} and [[…]]"
-        )
+        known = f"there are {', '.join(TEMPLATES)}, or write one with {{text}} and [[…]]"
+        raise TemplateError(f"no built-in template is called {source!r}; {known}")
     parse_template(source)
     return source
 
@@ -93,32 +99,36 @@ def parse_template(source: str) -> Template:
     """The pieces of a template string.
 
     Raises:
-        TemplateError: no region, two, an empty or an open one, no ``{text}``, a stray brace, a name that is not one; with the place.
+        TemplateError: no region, two, an empty or an open one, no ``{text}``, a stray brace, or a name that is not one;
+            it shows the place.
     """
-    pieces: list[Piece] = []
-    regions = 0
-    pooled = False
-    for kind, value, at in _scan(source):
-        if kind == "open":
-            if pooled or regions:
-                raise _error(source, at, "a second [[ : a template has exactly one pooled region")
-            pooled, regions = True, 1
-        elif kind == "close":
-            if not pooled:
-                raise _error(source, at, "]] without [[ before it")
-            if not any(piece.pooled for piece in pieces):
-                raise _error(source, at, "the pooled region [[ ]] is empty")
-            pooled = False
-        else:
-            pieces.append(Piece(kind, value, pooled))  # type: ignore[arg-type]
-    if pooled:
-        raise _error(source, len(source), "[[ is never closed by ]]")
-    if not regions:
-        raise _error(source, len(source), "no pooled region: put [[ and ]] around what is to be pooled")
-    template = Template(source, tuple(_merge_literals(pieces)))
+    template = Template(source, tuple(_merge_literals(list(_pieces(source)))))
     if "text" not in template.variables:
         raise _error(source, len(source), "the variable {text} does not occur")
     return template
+
+
+def _pieces(source: str) -> Iterator[Piece]:
+    """The constructs outside of brackets, with the brackets checked."""
+    opened = closed = filled = False
+    for kind, value, at in _scan(source):
+        if kind == "open":
+            if opened:
+                raise _error(source, at, "a second [[ : a template has exactly one pooled region")
+            opened = True
+        elif kind == "close":
+            if not opened or closed:
+                raise _error(source, at, "]] without [[ before it")
+            if not filled:
+                raise _error(source, at, "the pooled region [[ ]] is empty")
+            closed = True
+        else:
+            filled = opened
+            yield Piece(kind, value, opened and not closed)  # type: ignore[arg-type]
+    if opened and not closed:
+        raise _error(source, len(source), "[[ is never closed by ]]")
+    if not opened:
+        raise _error(source, len(source), "no pooled region: put [[ and ]] around what is to be pooled")
 
 
 def _scan(source: str) -> Iterator[tuple[str, str, int]]:

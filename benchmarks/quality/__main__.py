@@ -1,10 +1,12 @@
-"""How good are the vectors? Similarity, retrieval and classification of a model's configurations beside words, a trained encoder and controls.
+"""How good are the vectors? Similarity, retrieval and classification of a model's configurations.
+
+Beside them stand words alone, a trained encoder and controls.
 
 Run from the repository's root:
 
     python -m benchmarks.quality --data examples/data                      the embedded model on the sample questions
     python -m benchmarks.quality --data FOLDER --model org/model --limit 200
-    python -m benchmarks.quality --mteb STSBenchmark SciFact               tasks of the MTEB benchmark, by name (downloads them)
+    python -m benchmarks.quality --mteb STSBenchmark SciFact               tasks of MTEB, by name (downloads them)
     python -m benchmarks.quality --table benchmarks/results/quality-default.json   table and plot from the JSON alone
 """
 
@@ -64,7 +66,8 @@ def measure(
         for name in names:
             for data in sets:
                 started = time.perf_counter()
-                system = laboratory.open(name, untrained if RANDOM in name else base, data.sample)
+                asked = data.queries if isinstance(data, RetrievalSet) else None
+                system = laboratory.open(name, untrained if RANDOM in name else base, data.sample, asked)
                 yield from _records(name, data, system, started)
 
 
@@ -73,7 +76,7 @@ def _records(name: str, data: EvaluationSet, system: System, started: float) -> 
     seconds = round(time.perf_counter() - started, 1)
     for one in scores:
         print(
-            f"{data.name:20} {name:40} {one.metric:10} {one.value:6.2f}  [{one.low:.2f}, {one.high:.2f}]  {seconds:.0f} s",
+            f"{data.name:20} {name:40} {one.metric:10} {one.value:6.2f} [{one.low:.2f}, {one.high:.2f}] {seconds:.0f}s",
             flush=True,
         )
         size = {"documents": len(data.documents)} if isinstance(data, RetrievalSet) else {}

@@ -21,7 +21,24 @@ _PREPENDING = {
 }
 _ECHO_PREPENDING = {"query_template": "echo-prepending", "document_template": "echo-prepending", "prepend_layers": 2}
 
-# Name → fields of EchoConfig that differ from the model's own. Neighbours that differ in filter and centre alone share a pass of the model.
+# Name → fields of EchoConfig that say what is said and pooled; every layer of each is measured by layers.py.
+FORMS: dict[str, dict[str, Any]] = {
+    "echo": {},
+    "classical": _CLASSICAL,
+    "first saying": _FIRST,
+    "echo, last token": {"pooling": "last"},
+    "classical, last token": {**_CLASSICAL, "pooling": "last"},
+    "three sayings": {"query_template": "echo-thrice", "document_template": "echo-thrice"},
+    "PromptEOL": _PROMPTEOL,
+    "PromptEOL, example": {
+        **_PROMPTEOL,
+        "query_template": "prompteol-example",
+        "document_template": "prompteol-example",
+    },
+}
+
+# Name → fields of EchoConfig that differ from the model's own. Neighbours that differ in filter and centre alone share
+# a pass of the model.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "echo mean": {},
     "echo, filter 2": {"filter": 2},
@@ -45,6 +62,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "echo, layer -2": {"layer": -2},
     "echo, layer -2, mean direction out": {"layer": -2, "centre": FIT},
     "echo, layers -2 and -1": {"layer": (-2, -1)},
+    "echo, own mean directions out": {"centre": FIT, "query_centre": FIT},
+    "echo, own mean directions out, filter 2": {"centre": FIT, "query_centre": FIT, "filter": 2},
+    "echo, layer -3": {"layer": -3},
+    "echo, layer -3, mean direction out": {"layer": -3, "centre": FIT},
+    "echo, layer -3, own mean directions out": {"layer": -3, "centre": FIT, "query_centre": FIT},
+    "echo, capitals in sentence case": {"caps": "sentence"},
     "echo, three sayings": {"query_template": "echo-thrice", "document_template": "echo-thrice"},
     "echo, truncated at 256": {"overflow": "truncate"},
     "echo, windows of 128": {"max_tokens": 128},

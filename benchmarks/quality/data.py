@@ -2,12 +2,14 @@
 
 Layouts:
 
-    …/<name>/*-test.csv                          tab-separated, score in column 5, sentences in 6 and 7 (STS-Benchmark); *-dev.csv beside it
+    …/<name>/*-test.csv                          tab-separated, score in column 5, sentences in 6 and 7 (STS-Benchmark);
+    *-dev.csv beside it
     …/<name>/corpus.jsonl queries.jsonl qrels.jsonl   the BEIR layout; a judgement above 0 is relevant
     …/<name>/train.csv test.csv                  columns text, category
     …/<name>/questions_df.csv *.md               long documents, questions with the character spans that answer them
     …/questions.jsonl documents/*                question and the name of the one file that answers it
-    …/triplets.jsonl                             query, positive, negative, and the structure: S1, the early half decides, or S2, the late one
+    …/triplets.jsonl                             query, positive, negative, and the structure: S1, the early half
+    decides, or S2, the late one
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ LONG_WORDS = 1000  # of a long text: at least as many tokens in any vocabulary
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of texts with how alike people find them; ``sample`` are unlabelled texts that a method may be fitted on."""
+    """Pairs of texts with how alike people find them.
+
+    ``sample`` are unlabelled texts that a method may be fitted on.
+    """
 
     name: str
     left: list[str]
@@ -52,7 +57,10 @@ class RetrievalSet:
 
 @dataclass(frozen=True)
 class TripletSet:
-    """Queries, each with a text that says the same and one that says something else in one of its halves (arXiv 2402.15449, Sec. 3)."""
+    """Queries, each with a text that says the same and one that says something else in one of its halves.
+
+    ArXiv 2402.15449, Sec. 3.
+    """
 
     name: str
     queries: list[str]
@@ -102,7 +110,10 @@ def find_sets(folder: Path) -> list[EvaluationSet]:
 
 
 def limited(data: EvaluationSet, limit: int | None, seed: int = 0) -> EvaluationSet:
-    """A random part of a set: ``limit`` pairs, queries or texts; of documents those that answer, and others up to five times ``limit``."""
+    """A random part of a set: ``limit`` pairs, queries or texts.
+
+    Of the documents it keeps those that answer, and others up to five times ``limit``.
+    """
     if limit is None or isinstance(data, TripletSet):
         return data
     chance = random.Random(seed)
@@ -203,7 +214,10 @@ def _labelled_rows(path: Path) -> tuple[list[str], list[str]]:
 
 
 def read_long(path: Path) -> RetrievalSet:
-    """Long documents cut into texts of at least LONG_WORDS words; a text is relevant when it holds a character of an answering span."""
+    """Long documents cut into texts of at least LONG_WORDS words.
+
+    A text is relevant when it holds a character of an answering span.
+    """
     documents: list[str] = []
     bounds: list[tuple[str, int, int]] = []
     for file in sorted(path.parent.glob("*.md")):
@@ -227,7 +241,10 @@ def read_long(path: Path) -> RetrievalSet:
 
 
 def long_pieces(text: str, words: int = LONG_WORDS) -> list[tuple[int, int]]:
-    """Character ranges that cover ``text``, each ending with a line once it holds ``words`` words; a shorter rest joins the last."""
+    """Character ranges that cover ``text``, each ending with a line once it holds ``words`` words.
+
+    A shorter rest joins the last.
+    """
     pieces: list[tuple[int, int]] = []
     start = end = count = 0
     for line in text.splitlines(keepends=True):

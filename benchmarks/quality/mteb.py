@@ -1,7 +1,9 @@
-"""MTEB tasks by name, read through ``mteb`` into the same sets as local files, so that yardsticks, controls and intervals stand beside them too.
+"""MTEB tasks by name, read through ``mteb`` into the same sets as local files, so that yardsticks.
 
-Similarity and retrieval are scored as MTEB scores them (Spearman of cosines, nDCG@10). Classification is not: here it is one logistic regression on
-all training texts, there the mean over samples of a few texts a label.
+Controls and intervals stand beside them too.
+
+Similarity and retrieval are scored as MTEB scores them (Spearman of cosines, nDCG@10). Classification is not: here it
+is one logistic regression on all training texts, there the mean over samples of a few texts a label.
 """
 
 from __future__ import annotations

@@ -41,7 +41,10 @@ def columns(run: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict[str, An
 
 
 def table(run: dict[str, Any]) -> str:
-    """Markdown: a line a system, a column a set, value ± half of the 95 % interval; the best of the echo configurations in bold."""
+    """Markdown: a line a system, a column a set, value ± half of the 95 % interval.
+
+    The best of the echo configurations in bold.
+    """
     cells = columns(run)
     systems = list(dict.fromkeys(record["system"] for record in run["results"]))
     heads = [f"{name}, {metric}" for name, metric in cells]
@@ -49,7 +52,8 @@ def table(run: dict[str, Any]) -> str:
     for system in systems:
         lines.append(f"| {system} | " + " | ".join(_cell(records, system, run) for records in cells.values()) + " |")
     part = f", at most {run['limit']} queries or texts of a set" if run["limit"] else ""
-    note = f"× 100, ± half of the 95 % bootstrap interval{part}; best configuration in bold; {run['made'][:10]}, {run['machine']}."
+    made = f"{run['made'][:10]}, {run['machine']}"
+    note = f"× 100, ± half of the 95 % bootstrap interval{part}; best configuration in bold; {made}."
     return "\n".join([*lines, "", note])
 
 

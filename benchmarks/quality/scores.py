@@ -38,21 +38,37 @@ def score_pairs(similarities: Sequence[float], gold: Sequence[float]) -> list[Sc
 
 def score_rankings(scores: NDArray[np.floating], relevant: Sequence[frozenset[int]]) -> list[Score]:
     """nDCG@10, recall@10 and right document first, from (Q, N) scores."""
-    gold = np.zeros(scores.shape)
-    for line, right in zip(gold, relevant, strict=True):
-        line[list(right)] = 1
+    gold = _gold(scores.shape, relevant)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
     hits = np.take_along_axis(gold, best, axis=1)
-    gains = [ndcg_score(right[None], line[None], k=DEPTH) for right, line in zip(gold, scores, strict=True)]
     return [
-        _bootstrap_mean("nDCG@10", gains),
+        _bootstrap_mean("nDCG@10", _gains(scores, gold)),
         _bootstrap_mean("recall@10", hits.sum(axis=1) / gold.sum(axis=1)),
         _bootstrap_mean("first", hits[:, 0]),
     ]
 
 
+def ndcg(scores: NDArray[np.floating], relevant: Sequence[frozenset[int]]) -> float:
+    """Mean nDCG@10 of (Q, N) scores."""
+    return float(np.mean(_gains(scores, _gold(scores.shape, relevant))))
+
+
+def _gold(shape: tuple[int, ...], relevant: Sequence[frozenset[int]]) -> Array:
+    gold = np.zeros(shape)
+    for line, right in zip(gold, relevant, strict=True):
+        line[list(right)] = 1
+    return gold
+
+
+def _gains(scores: NDArray[np.floating], gold: Array) -> list[float]:
+    return [float(ndcg_score(right[None], line[None], k=DEPTH)) for right, line in zip(gold, scores, strict=True)]
+
+
 def score_triplets(similarities: NDArray[np.floating]) -> list[Score]:
-    """How often the positive is nearer, from the similarities (2N,) of N positives and then N negatives; a tie counts half."""
+    """How often the positive is nearer, from the similarities (2N,) of N positives and then N negatives.
+
+    A tie counts half.
+    """
     positive, negative = np.split(np.asarray(similarities, dtype=float), 2)
     return [_bootstrap_mean("nearer", (positive > negative) + 0.5 * (positive == negative))]
 

@@ -111,7 +111,7 @@ class Echo(Embedder):
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) unit vectors, said with the query template."""
-        return finish(self._states.of(texts, "query"), self._config, self._basis)
+        return finish(self._states.of(texts, "query"), self._config, self._basis, "query")
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) unit vectors, said with the document template."""
@@ -141,7 +141,10 @@ class States:
 
 
 class Chunked(Echo):
-    """A document scores as its best chunk does; ``late``: chunks are pooled out of one pass over the whole document, else said alone."""
+    """A document scores as its best chunk does.
+
+    ``late``: chunks are pooled out of one pass over the whole document, else said alone.
+    """
 
     def __init__(self, states: States, config: EchoConfig, late: bool) -> None:
         """As ``Echo``."""
@@ -172,28 +175,39 @@ def chunk_ranges(document: str) -> list[tuple[int, int]]:
 
 
 class Laboratory:
-    """Opens configurations by name and keeps the last pass, so that those which differ in filter or centre only cost no other."""
+    """Opens configurations by name and keeps the last pass.
+
+    So those which differ in filter or centre only cost no other.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         """Nothing is loaded yet."""
         self._runtime = runtime
         self._last: States | None = None
 
-    def open(self, name: str, base: EchoConfig, sample: Sequence[str]) -> Echo:
-        """The system of a named configuration; one with a fitted mean direction sees the first FITTED_ON texts of ``sample``.
+    def open(self, name: str, base: EchoConfig, sample: Sequence[str], asked: Sequence[str] | None = None) -> Echo:
+        """The system of a named configuration; one with fitted mean directions sees FITTED_ON texts of each sample.
+
+        Args:
+            name: of CONFIGURATIONS.
+            base: the model, and what the configuration leaves open.
+            sample: unlabelled documents.
+            asked: unlabelled queries; None: the documents.
 
         Raises:
             KeyError: no configuration has this name.
         """
         fields = dict(CONFIGURATIONS[name])
         chunks = fields.pop("chunks", None)
-        fit = fields.get("centre") == FIT and fields.pop("centre")
+        fitted = {name: fields.pop(name) for name in ("centre", "query_centre") if fields.get(name) == FIT}
         config = replace(base, **fields)
-        raw = replace(config, centre=None, filter=None, dimension=None, normalize=False)
+        raw = replace(config, centre=None, query_centre=None, filter=None, dimension=None, normalize=False)
         if self._last is None or self._last.raw != raw:
             self._last = States(raw, self._runtime)
-        if fit:
-            config = replace(config, centre=mean_direction(self._last.of(sample[:FITTED_ON], "document")))
+        samples = {"centre": (sample, "document"), "query_centre": (sample if asked is None else asked, "query")}
+        for field in fitted:
+            texts, role = samples[field]
+            config = replace(config, **{field: mean_direction(self._last.of(texts[:FITTED_ON], role))})
         return Echo(self._last, config) if chunks is None else Chunked(self._last, config, late=chunks == LATE)
 
 

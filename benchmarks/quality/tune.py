@@ -1,4 +1,7 @@
-"""What ``echo_core.tune`` finds on each set: the starting configuration and the best one, on the half that chose it and on the held-out half."""
+"""What ``echo_core.tune`` finds on each set.
+
+That is the starting configuration and the best one, on the half that chose it and on the held-out half.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ def tune_sets(encoder: EchoEncoder, sets: Sequence[EvaluationSet], seconds: floa
 
 
 def tuning_sample(data: PairSet | RetrievalSet | LabelledSet) -> list[tuple[str, str, float]] | list[tuple[str, str]]:
-    """The pairs with their scores; each query with its first relevant document; for each label a text to test with, and one of the same label."""
+    """The pairs with their scores; each query with its first relevant document.
+
+    Of labelled texts it takes for each label a text to test with, and one of the same label.
+    """
     if isinstance(data, PairSet):
         return list(zip(data.left, data.right, data.gold, strict=True))
     if isinstance(data, LabelledSet):

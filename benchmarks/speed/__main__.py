@@ -60,15 +60,17 @@ def main() -> None:
 
 
 def _report_so_far(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier run found, if this one is to be added to it; ends the program if that was on another processor."""
+    """What an earlier run found, if this one is to be added to it.
+
+    It ends the program if that was on another processor.
+    """
     if not (options.add and options.out.exists()):
         return {}
     found: dict[str, Any] = json.loads(options.out.read_text())
     there, here = found["machine"]["processor"], machine["processor"]
     if there != here:
-        raise SystemExit(
-            f"--add must go on with the same processor: {options.out} is of {there!r}, this is {here!r}; use another --out"
-        )
+        problem = f"{options.out} is of {there!r}, this is {here!r}"
+        raise SystemExit(f"--add must go on with the same processor: {problem}; use another --out")
     return found
 
 

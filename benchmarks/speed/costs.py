@@ -1,4 +1,7 @@
-"""What the tokens of a call cost by arithmetic: FLOPs of echo, and the padding that each way of making batches adds. Pure functions."""
+"""What the tokens of a call cost by arithmetic.
+
+That is FLOPs of echo, and the padding that each way of making batches adds. Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from echo_core.text.rows import Row
 
 
 def forward_flops(shape: Shape, lengths: Sequence[int]) -> float:
-    """FLOPs of the layers for rows of these lengths: 2 a weight and token, and the causal half of the scores and their sums."""
+    """FLOPs of the layers for rows of these lengths.
+
+    They are 2 a weight and token, and the causal half of the scores and their sums.
+    """
     linear = 2.0 * shape.parameters() * sum(lengths)
     return linear + 2.0 * shape.layers * shape.width * sum(length * length for length in lengths)
 

@@ -20,7 +20,10 @@ LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 def corpus_growth(setting: Setting, make: Callable[[int, int], list[str]], most: int) -> list[dict[str, float]]:
-    """Streams of 1,000, 4,000, 16,000 … ``most`` texts, one after the other: seconds a text of each, and the process's peak memory up to its end."""
+    """Streams of 1,000, 4,000, 16,000 … ``most`` texts, one after the other.
+
+    Each has its seconds a text, and the process's peak memory up to its end.
+    """
     encoder = echo_encoder(setting)
     encoder.encode_documents(make(64, 0))
     points = []
@@ -49,7 +52,10 @@ def _peak_mib() -> float:
 
 
 def length_growth(setting: Setting, texts: int, repeats: int) -> list[dict[str, Any]]:
-    """Seconds a text of n tokens a saying, echo and classical, beside what 2n linear and 4n² attention would give from the shortest rows' rate."""
+    """Seconds a text of n tokens a saying, echo and classical.
+
+    Beside them stands what 2n linear and 4n² attention would give at the shortest rows' rate.
+    """
     echo, classical = (
         echo_encoder(setting, template, max_tokens=2 * LENGTHS[-1]) for template in ("echo", "classical")
     )

@@ -18,7 +18,9 @@ TEMPLATE = "{instruction} Rewrite the following paragraph: {text}. The rewritten
 
 
 def instruction_cost(setting: Setting, counts: Sequence[int] = WORDS, texts: int = 256) -> dict[str, Any]:
-    """For instructions of so many words: seconds of a call of chunks, a call of queries, and 8 queries one at a time, in turns for the three ways.
+    """The cost of instructions of some lengths in words.
+
+    It is the seconds of a call of chunks, a call of queries, and 8 queries one at a time, in turns for the three ways.
 
     The calls are of ``texts`` queries and a quarter as many chunks.
     """

@@ -25,7 +25,8 @@ CALLERS = (1, 2, 4, 8, 16, 32, 64)
 def single_query(encoder: EchoEncoder, repeats: int) -> dict[str, Any]:
     """One query at a time, and how long each one's forward pass takes: what all else costs.
 
-    Timed within the same call: a forward pass from here would run in another thread than the query's, whose OpenMP threads would hinder each other.
+    Timed within the same call: a forward pass from here would run in another thread than the query's, whose OpenMP
+    threads would hinder each other.
     """
     text, decoder = queries(1), encoder._engine.runner.decoder
     run, inside = decoder.states, []
@@ -60,7 +61,10 @@ def _spread(seconds: list[float]) -> dict[str, float]:
 def concurrent_callers(
     encoder: EchoEncoder, seconds: float, counts: tuple[int, ...] = CALLERS
 ) -> list[dict[str, float]]:
-    """For each number of callers in threads, each asking one query after the other: queries a second, p50 and p99 of the wait."""
+    """For each number of callers in threads, each asking one query after the other.
+
+    Each has queries a second, and p50 and p99 of the wait.
+    """
     encoder.encode_queries(queries(8))
     return [_callers(encoder, count, seconds) for count in counts]
 

@@ -60,7 +60,10 @@ def _processor() -> str:
 
 
 def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """The best rate of square matrix products of several sizes, in FLOP/s; on a CPU of products with packed weights too."""
+    """The best rate of square matrix products of several sizes, in FLOP/s.
+
+    On a CPU of products with packed weights too.
+    """
     best = 0.0
     for size in (4096, 8192, 16384) if device.startswith("cuda") else (512, 1024, 2048):
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -1,4 +1,6 @@
-"""The same weights and the same echo prompt, run in the ways that a user would pick instead: what our encoder is measured against.
+"""The same weights and the same echo prompt, run in the ways that a user would pick instead.
+
+They are what our encoder is measured against.
 
 All get the same dtype, device and threads, and texts no longer than ``MAX_TOKENS`` a saying where they know no windows.
 """
@@ -22,7 +24,10 @@ def say_twice(text: str) -> str:
 
 
 def reference_recipe(folder: Path, dtype: torch.dtype, device: str) -> Encode:
-    """The plain recipe of the paper's code: 32 rows in the given order, padded, with a mask; masked mean over the second saying."""
+    """The plain recipe of the paper's code: 32 rows in the given order, padded, with a mask.
+
+    It takes the masked mean over the second saying.
+    """
     model = AutoModel.from_pretrained(folder, dtype=dtype).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
 
@@ -48,7 +53,8 @@ def reference_recipe(folder: Path, dtype: torch.dtype, device: str) -> Encode:
 def sentence_transformers(folder: Path, dtype: torch.dtype, device: str) -> Encode:
     """sentence-transformers' own encode with mean pooling, sorted as it does, in batches of ``batch_size`` rows.
 
-    It cannot pool the second saying alone: it leaves out the prompt's head and pools the rest. Its work is that of echo, its vectors are not.
+    It cannot pool the second saying alone: it leaves out the prompt's head and pools the rest. Its work is that of
+    echo, its vectors are not.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer

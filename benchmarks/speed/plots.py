@@ -48,7 +48,10 @@ def _times(case: dict[str, Any], name: str, rate: float) -> str:
 
 
 def plot_length(report: dict[str, Any], key: str, target: Path) -> None:
-    """Seconds a text against its length, echo and classical, beside the FLOPs of 2n tokens (linear part) and 4n² (attention)."""
+    """Seconds a text against its length, echo and classical.
+
+    Beside them stand the FLOPs of 2n tokens (the linear part) and of 4n² (attention).
+    """
     points = report["length"][key]
     lengths = [point["tokens"] for point in points]
     scale = points[-1]["echo"] / points[-1]["flops"]

@@ -33,6 +33,5 @@ def print_latency(key: str, figures: dict[str, Any]) -> None:
     alone = figures["callers"][0]["queries_per_s"]
     for row in figures["callers"]:
         rate = row["queries_per_s"]
-        print(
-            f"  {row['callers']:>3} callers {rate:>8.1f} queries/s ({rate / alone:.1f}×)  p50 {row['p50_ms']:.1f} ms  p99 {row['p99_ms']:.1f} ms"
-        )
+        waits = f"p50 {row['p50_ms']:.1f} ms  p99 {row['p99_ms']:.1f} ms"
+        print(f"  {row['callers']:>3} callers {rate:>8.1f} queries/s ({rate / alone:.1f}×)  {waits}")

@@ -1,4 +1,6 @@
-"""Models by shape, with random weights, as folders that every peer can load; and a tokenizer trained on the benchmark's own texts.
+"""Models by shape, with random weights, as folders that every peer can load.
+
+Their tokenizer is trained on the benchmark's own texts.
 
 Speed depends on the shape alone, so no download is needed. What the vectors mean is the business of ``quality.py``.
 """
@@ -78,6 +80,9 @@ def _make_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=MERGES, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
-    prompt = "Rewrite the following paragraph: The rewritten paragraph: Write a paragraph: Rewrite the sentence: rewritten sentence:"
+    prompt = (
+        "Rewrite the following paragraph: The rewritten paragraph: "
+        "Write a paragraph: Rewrite the sentence: rewritten sentence:"
+    )
     backend.train_from_iterator([" ".join(sample_words(200_000)), *[prompt] * 100], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>")

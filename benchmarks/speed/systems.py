@@ -1,4 +1,6 @@
-"""What is compared, each in a process of its own, as a user would run it: several models in one process share its memory and its threads.
+"""What is compared, each in a process of its own, as a user would run it.
+
+Several models in one process share its memory and its threads.
 
 In one process echo lost more to this than its peers did (LOG.md). The processes wait while another one has its turn.
 """

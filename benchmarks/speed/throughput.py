@@ -75,7 +75,10 @@ def measure_case(setting: Setting, case: Case, systems: dict[str, System], encod
 
 
 def _figures(name: str, timing: Timing, texts: int, tokens: int, limit_seconds: float) -> dict[str, Any]:
-    """Tokens and limit are those of echo: the classical embedding, which has half of them, gets texts a second alone."""
+    """Tokens and limit are those of echo.
+
+    The classical embedding, which has half of them, gets texts a second alone.
+    """
     typical = timing.median()
     figures = {"seconds": timing.wall, "cpu_seconds": timing.cpu, "texts_per_s": texts / typical}
     if name.startswith("classical"):
@@ -84,7 +87,9 @@ def _figures(name: str, timing: Timing, texts: int, tokens: int, limit_seconds: 
 
 
 def ratios_of(timings: dict[str, Timing]) -> dict[str, dict[str, float]]:
-    """How many times as fast as each peer echo is, by wall clock and by processor time: the median over the turns, as a busy host slows whole turns.
+    """How many times as fast as each peer echo is, by wall clock and by processor time.
+
+    It is the median over the turns, as a busy host slows whole turns.
 
     "best" is the batch size that suits the peer best.
     """

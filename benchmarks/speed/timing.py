@@ -46,7 +46,10 @@ def in_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 
 
 def take_turns(systems: Mapping[str, Callable[[], Seconds]], repeats: int) -> dict[str, Timing]:
-    """The same for systems that time themselves, and have warmed up. Each round has its own order: none always follows another."""
+    """The same for systems that time themselves, and have warmed up. Each round has its own order.
+
+    So none always follows another.
+    """
     seconds: dict[str, list[Seconds]] = {name: [] for name in systems}
     orders = random.Random(0)
     for _ in range(repeats):

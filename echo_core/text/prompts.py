@@ -64,7 +64,7 @@ class PromptTokenizer:
         return self.fixed_length + self.template.sayings * self._config.max_tokens
 
     def tokenise(self, texts: Sequence[str], variables: Mapping[str, Sequence[str]]) -> Tokenised:
-        """The rows of N texts, in order; one longer than ``max_tokens`` gives several (windows), a cut one, or an error.
+        """The rows of N texts, in order; one longer than ``max_tokens`` gives several (windows), a cut one or an error.
 
         Args:
             texts: N texts, checked for type and emptiness already.

@@ -1,9 +1,10 @@
 """How a template's pieces meet a tokenizer: which strings are tokenised together. Two modes, in a table.
 
-* ``joined`` (default): the white space before a variable belongs to its value, as inside a sentence: models know " Paris", and have hardly
-  ever seen " " + "Paris".
-* ``reference``: as the parser of the paper's reference code cuts, for the checkpoints that were trained with it. White space stays with the
-  literal, each piece is tokenised as if it stood alone, and a variable's piece takes the literal characters up to the next white space along.
+* ``joined`` (default): the white space before a variable belongs to its value, as inside a sentence: models know
+  " Paris", and have hardly ever seen " " + "Paris".
+* ``reference``: as the parser of the paper's reference code cuts, for the checkpoints that were trained with it. White
+  space stays with the literal, each piece is tokenised as if it stood alone, and a variable's piece takes the literal
+  characters up to the next white space along.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _NOT_SPACE = re.compile(r"\S*")
 
 @dataclass(frozen=True)
 class Seam:
-    """What is tokenised together with a value: the strings before and after it; ``continuing`` unless it is tokenised as if alone."""
+    """What is tokenised together with a value: the strings before and after it."""
 
     before: str = ""
     after: str = ""
-    continuing: bool = True
+    continuing: bool = True  # False: tokenised as if it stood alone
 
 
 @dataclass(frozen=True)

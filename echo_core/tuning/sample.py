@@ -1,7 +1,10 @@
-"""A user's sample, labelled or not, as queries and documents with a figure of merit; pure functions on vectors, no model.
+"""A user's sample, labelled or not, as queries and documents with a figure of merit.
 
-Three kinds: (text, text, score) triples are judged by Spearman's rank correlation; (query, document) pairs by nDCG@10 of each query's own document
-among all of the sample; single texts, without any label, by whether the first half of a text finds its second half in the same way.
+Pure functions on vectors, no model.
+
+Three kinds: (text, text, score) triples are judged by Spearman's rank correlation; (query, document) pairs by nDCG@10
+of each query's own document among all of the sample; single texts, without any label, by whether the first half of a
+text finds its second half in the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _DEPTH = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """N queries and documents that belong together, one pair an item, and the scores of the pairs, if people gave some."""
+    """N queries and documents that belong together, one pair an item, and the scores that people gave the pairs, if any."""
 
     queries: list[str]
     documents: list[str]

@@ -1,6 +1,9 @@
-"""The best configuration for a user's own model and data: a small grid, tried within a time budget on half of a sample, reported on the other half.
+"""The best configuration for a user's own model and data.
 
-Layers and templates need a pass of the model each; filters and mean directions are tried on the states of a pass at no cost.
+A small grid, tried within a time budget on half of a sample, reported on the other half.
+
+Layers and templates need a pass of the model each; filters and mean directions are tried on the states of a pass at no
+cost.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ _CERTAIN = 0.01  # a gain counts where all but this share of the draws show it; 
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration, its figure on the half that it was chosen on, on the held-out half, and the least likely gain over the starting one."""
+    """A configuration, its figure on the half that it was chosen on, and on the held-out half.
+
+    ``gain`` is the least likely gain over the starting configuration, see ``least_gain``.
+    """
 
     config: EchoConfig
     changes: dict[str, Any]
@@ -72,7 +78,8 @@ class Tuning:
 def tune(encoder: EchoEncoder, sample: Sequence[Any], *, seconds: float = 120, seed: int = 0) -> Tuning:
     """The best configuration for a sample, with all that was tried.
 
-    It replaces the encoder's own only where it is certainly better on the tuning half (paired bootstrap); the held-out half is only reported.
+    It replaces the encoder's own only where it is certainly better on the tuning half (paired bootstrap); the held-out
+    half is only reported.
 
     Args:
         encoder: gives the model, the starting configuration and the runtime.
@@ -133,7 +140,10 @@ def _band(depth: int) -> tuple[int, ...] | int:
 
 
 def _finishings(config: EchoConfig, documents: Vectors, basis: NDArray[np.float32] | None) -> Iterator[dict[str, Any]]:
-    """Values of ``filter`` and ``centre``, the config's own first; the mean direction is that of the tuning half's documents."""
+    """Values of ``filter`` and ``centre``, the config's own first.
+
+    The mean direction is that of the tuning half's documents.
+    """
     filters = dict.fromkeys([config.filter, *(FILTERS if basis is not None else ())])
     centres = dict.fromkeys([config.centre, None, mean_direction(documents)])
     for strength, centre in product(filters, centres):

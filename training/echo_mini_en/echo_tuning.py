@@ -1,12 +1,14 @@
-"""Stage 3: echo fine-tuning. The text is said twice, and the mean over its second saying is trained toward a teacher's vector.
+"""Stage 3: echo fine-tuning. The text is said twice.
+
+The mean over its second saying is trained toward a teacher's vector.
 
     python echo_tuning.py path/to/data --work default_model_work --output my_model
 
-First, a table of token vectors is fitted whose plain mean over a text comes near the teacher's vector, and over a query near
-its passage's. It is turned (which changes no dot product between vectors) toward the language model's token embeddings and
-added to them, so that training starts near a usable embedding; the layers then learn what a mean of words cannot know. A share
-of language modelling on the first saying is mixed in. What is measured and exported is a mean of the weights before and after.
-Stopped at any moment, the same command goes on from the last checkpoint.
+First, a table of token vectors is fitted whose plain mean over a text comes near the teacher's vector, and over a query
+near its passage's. It is turned (which changes no dot product between vectors) toward the language model's token
+embeddings and added to them, so that training starts near a usable embedding; the layers then learn what a mean of
+words cannot know. A share of language modelling on the first saying is mixed in. What is measured and exported is a
+mean of the weights before and after. Stopped at any moment, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts as token ids, their teacher's vectors, and who belongs to whom; queries and the passages that answer them."""
+    """Texts as token ids, their teacher's vectors, and who belongs to whom.
+
+    Queries and the passages that answer them.
+    """
 
     kinds: list[str]
     sayings: list[list[int]]
@@ -104,7 +109,10 @@ def is_held_out(group: str, recipe: Recipe) -> bool:
 def read_corpus(
     work: Path, answers: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, recipe: Recipe
 ) -> Corpus:
-    """The texts that have a teacher's vector by now, whole groups of them held out; ``answers`` are queries and their passages to train on."""
+    """The texts that have a teacher's vector by now, whole groups of them held out.
+
+    ``answers`` are queries and their passages to train on.
+    """
     parts = [np.load(path) for path in sorted((work / "teacher").glob("part-????.npy"))]
     vectors = torch.from_numpy(np.concatenate(parts)).float()
     texts = read_texts(work / "texts.jsonl")[: len(vectors)]
@@ -153,7 +161,9 @@ def pair_loss(queries: Tensor, passages: Tensor, recipe: Recipe) -> Tensor:
 
 
 def token_vectors(corpus: Corpus, vocabulary: Tensor, frequency: Tensor, recipe: Recipe) -> Tensor:
-    """A vector a token, so that the normalised mean over a text's tokens comes near the teacher's vector, and a query's near its passage's.
+    """A vector a token, so that the normalised mean over a text's tokens comes near the teacher's vector.
+
+    The mean over a query's tokens comes near its passage's vector.
 
     Starts from the teacher's vectors of the tokens as texts, frequent ones weaker.
     """
@@ -193,7 +203,8 @@ def mean_of_table(table: Tensor, sayings: list[list[int]]) -> Tensor:
 def rotation_toward(table: Tensor, embeddings: Tensor, frequency: Tensor, vectors: Tensor) -> Tensor:
     """The orthogonal map that brings the token vectors nearest to the model's embeddings (Procrustes).
 
-    A reflection then turns the direction in which the teacher's vectors differ least into dimension 0, which the carrier takes.
+    A reflection then turns the direction in which the teacher's vectors differ least into dimension 0, which the
+    carrier takes.
     """
     weight = frequency.sqrt()[:, None]
     left, _, right = torch.linalg.svd((table * weight).T @ (embeddings * weight))
@@ -206,11 +217,11 @@ def rotation_toward(table: Tensor, embeddings: Tensor, frequency: Tensor, vector
 
 @torch.no_grad()
 def make_room(trainer: Trainer, prompt: Prompt, corpus: Corpus, recipe: Recipe) -> None:
-    """Shrinks what the language model's embeddings and layers write to the stream to a share of the token vectors' length.
+    """Shrinks what the language model's embeddings and layers write to the stream to a share of the token vectors'.
 
-    Dimension 0 is cleared: no layer writes to it, no norm passes it on; the layers' norms make up for what the constant in it
-    takes from the other dimensions. The final norm shrinks with the token vectors' length,
-    so that the LM head's logits stay small.
+    Dimension 0 is cleared: no layer writes to it, no norm passes it on; the layers' norms make up for what the constant
+    in it takes from the other dimensions. The final norm shrinks with the token vectors' length, so that the LM head's
+    logits stay small.
     """
     sample = padded([prompt.row(corpus.sayings[i]) for i in corpus.training[:64]])
     written: list[Tensor] = []
@@ -372,7 +383,10 @@ class EchoTuning:
         return parts
 
     def query_loss(self) -> Tensor:
-        """Queries said twice, against their passages and others by the token vectors alone: long texts would cost most of the time."""
+        """Queries said twice, against their passages and others by the token vectors alone.
+
+        Said twice, long texts would cost most of the time.
+        """
         pool = random.choices(range(len(self.corpus.queries)), k=self.recipe.table_pairs)
         queries = [self.corpus.queries[i] for i in pool[: self.recipe.echo_queries]]
         return pair_loss(
@@ -406,7 +420,10 @@ class EchoTuning:
 
 
 def similarity_measure(tuning: EchoTuning, tokenizer: PreTrainedTokenizerFast, path: Path) -> float:
-    """Spearman correlation x 100 on a tab-separated file whose fifth to seventh columns are score, sentence, sentence."""
+    """Spearman correlation x 100 on a tab-separated file whose fifth to seventh columns are score, sentence.
+
+    Sentence.
+    """
     rows = [line.split("\t")[4:7] for line in path.read_text(encoding="utf-8").splitlines() if line.count("\t") >= 6]
     sayings = saying_ids(tokenizer, [row[1] for row in rows] + [row[2] for row in rows], tuning.recipe.max_tokens)
     found = tuning.vectors(sayings)

@@ -89,7 +89,10 @@ def train_tokenizer(texts: list[str], folder: Path, recipe: Recipe) -> PreTraine
 
 
 def token_rows(texts: list[str], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> np.ndarray:
-    """Sections laid end to end, each closed by EOS, cut into rows that begin with BOS and hold one token more than a row."""
+    """Sections laid end to end, each closed by EOS.
+
+    They are cut into rows that begin with BOS and hold one token more than a row.
+    """
     stream: list[np.ndarray] = []
     for start in range(0, len(texts), 2000):
         encoded = tokenizer(texts[start : start + 2000], add_special_tokens=False, verbose=False)["input_ids"]

@@ -132,7 +132,8 @@ class Recipe:
     language_weight: float = 0.04
     held_out_share: float = 0.006
 
-    # The exported model lies so far on the way from the weights that echo fine-tuning starts with to those it ends with.
+    # The exported model lies so far on the way from the weights that echo fine-tuning starts with to those it ends
+    # with.
     exported_share: float = 0.6
 
     seed: int = 7
@@ -285,7 +286,10 @@ class Trainer:
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimisers]
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Final hidden states of rows without an attention mask: under causal attention padding at the right is harmless."""
+        """Final hidden states of rows without an attention mask.
+
+        Under causal attention padding at the right is harmless.
+        """
         looked_up = nn.functional.embedding(ids, self.embeddings).to(torch.bfloat16)
         return self.body(inputs_embeds=looked_up, use_cache=False).last_hidden_state
 
