@@ -93,9 +93,11 @@ class Decoder:
             shared: tokens that stand before all rows laid end to end, once.
             prefix: keeps the shared tokens' keys and values, or, filled, has them, and the ids are without these tokens.
         """
-        layout = {} if lengths is None else packing_arguments(lengths, self.device, shared, ids.shape[1], prefix)
+        arguments = {}
+        if lengths is not None:
+            arguments = packing_arguments(lengths, self.device, shared, ids.shape[1], prefix, self.sliding_window)
         self._readout.start()
-        return self._readout.take(self._model(input_ids=ids, use_cache=False, **layout).last_hidden_state)
+        return self._readout.take(self._model(input_ids=ids, use_cache=False, **arguments).last_hidden_state)
 
     def choose_budget(self) -> int:
         """Tokens of a batch that suit the device, its free memory and the model's shape."""

@@ -8,6 +8,7 @@ from typing import Any
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
+from echo_core.engine.architecture import sliding_window_of
 from echo_core.engine.attention.interface import register_attention
 from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.prefix_cache import Prefix
@@ -46,7 +47,8 @@ class ReadOutTransformer(Transformer):  # type: ignore[misc]
         self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0, prefix: Prefix | None = None
     ) -> Tensor:
         """States (B, T, D) at the read-out layer; the arguments are those of ``Decoder.forward``."""
-        layout = {} if lengths is None else packing_arguments(lengths, ids.device, shared, ids.shape[1], prefix)
+        window = sliding_window_of(self.model.config.get_text_config(decoder=True))
+        layout = {} if lengths is None else packing_arguments(lengths, ids.device, shared, ids.shape[1], prefix, window)
         if self._tap:
             self._tap.open()
         output: Tensor = self.model(input_ids=ids, use_cache=False, **layout).last_hidden_state

@@ -1,4 +1,7 @@
-"""What stands where when a CPU attends by blocks of queries: planned once a batch, as all layers of a pass ask for the same rows."""
+"""What stands where when a CPU attends by blocks of queries.
+
+It is planned once a batch, as all layers of a pass ask for the same rows, with a window or without.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,9 @@ from torch import Tensor
 
 BLOCK = {torch.bfloat16: 64}  # queries; measured best
 BLOCK_ELSE = 32
-SPARE = 0.15  # of the longest row's tokens: rows shorter by no more share its products, as one row alone is too little work (LOG.md)
-TOGETHER = (
-    32,
-    24,
-    16,
-    12,
-    8,
-    6,
-    4,
-    3,
-    2,
-    1,
-)  # rows; more gain nothing, and each number has its own machine code in oneDNN, which keeps it
-STEP = 16  # tokens; the same for short rows, and what widths are rounded up to (see ``round_up``)
+SPARE = 0.15  # share of the longest row that others in its products may lack: one row alone is too little work (LOG.md)
+TOGETHER = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)  # rows: oneDNN keeps machine code for each number; more gain nothing
+STEP = 16  # tokens; the same as SPARE for short rows, and what widths are rounded up to (see ``round_up``)
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class PlanKey:
 
 @dataclass(frozen=True)
 class QueryBlock:
-    """Queries of all rows of a group at the same places, which see keys from ``first`` to ``end`` only, the last ones of them by the mask."""
+    """Queries of all rows of a group at the same places; they see the keys from ``first`` to ``end`` only."""
 
     first: int
     end: int
@@ -66,12 +58,17 @@ class Plan:
     """The blocks of all rows, and the way back from their outputs to the tokens."""
 
     groups: tuple[Group, ...]
-    back: Tensor  # (N·H,): where in the blocks' outputs, one behind the other, each token's heads are
+    back: Tensor  # (N·H,): where in the blocks' outputs, one block after the other, each token's heads are
 
 
-@lru_cache(maxsize=16)  # every layer of a pass asks for the same rows, with a window or without
+@lru_cache(maxsize=16)
 def plan_blocks(bounds: tuple[int, ...], shared: int, plan_key: PlanKey) -> Plan:
-    """The plan for rows that start and end at these ``bounds`` of the N tokens, behind so many ``shared`` ones (see ``cpu_attention.py``)."""
+    """The plan for rows that start and end at these ``bounds`` of the N tokens, each after ``shared`` tokens."""
+    with torch.device("cpu"):  # whatever default device is set
+        return _plan_blocks(bounds, shared, plan_key)
+
+
+def _plan_blocks(bounds: tuple[int, ...], shared: int, plan_key: PlanKey) -> Plan:
     starts, ends = (plan_key.ahead + torch.tensor(part) for part in (bounds[:-1], bounds[1:]))
     before = torch.where(starts < shared, 0, shared)
     lengths = before + ends - starts
@@ -82,17 +79,16 @@ def plan_blocks(bounds: tuple[int, ...], shared: int, plan_key: PlanKey) -> Plan
         places = _places(int(before[rows].min()), tokens.shape[1], plan_key)
         group = _plan_group(tokens, places, plan_key)
         for block, here in zip(group.blocks, places, strict=True):
-            outputs = (
-                torch.arange(place, place + len(block.queries)).view(len(rows), plan_key.heads, -1).transpose(1, 2)
-            )  # (R, block, H)
-            back[tokens[:, here][own[:, here]] - plan_key.ahead] = outputs[own[:, here]]
+            outputs = torch.arange(place, place + len(block.queries))
+            by_row = outputs.view(len(rows), plan_key.heads, -1).transpose(1, 2)  # (R, block, H)
+            back[tokens[:, here][own[:, here]] - plan_key.ahead] = by_row[own[:, here]]
             place += len(block.queries)
         groups.append(group)
     return Plan(tuple(groups), back.flatten().to(plan_key.device))
 
 
 def _pad(start: Tensor, before: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows, each (R, 1), to which of the tokens stands where (R, width), and whether it is the row's own, neither shared nor padding."""
+    """Which token stands where in each row, (R, width), and whether it is the row's own, neither shared nor padding."""
     column = torch.arange(-(-int(length.max()) // STEP) * STEP)
     tokens = torch.where(column < before, column, start + torch.minimum(column, length - 1) - before)
     return tokens, (before <= column) & (column < length)
@@ -104,38 +100,37 @@ def _plan_group(tokens: Tensor, places: Sequence[slice], plan_key: PlanKey) -> G
     keys = tokens[:, None] * plan_key.groups + key_head  # (R, G, width)
     blocks = []
     for here in places:
-        asked = (tokens[:, None, None, here] - plan_key.ahead).clamp_min(
-            0
-        )  # any in place of one without a query, nobody reads its output
-        queries = asked * plan_key.heads + head  # (R, G, H/G, block)
+        asked = tokens[:, None, None, here] - plan_key.ahead
+        asked = asked.clamp_min(0)  # any query in place of one that is not there: nobody reads its output
+        queries = (asked * plan_key.heads + head).flatten().to(plan_key.device)  # of (R, G, H/G, block)
         first = 0 if plan_key.window is None else max(0, here.start - plan_key.window + 1)
-        blocks.append(
-            QueryBlock(
-                first, here.stop, queries.flatten().to(plan_key.device), _mask(first, here.start, here.stop, plan_key)
-            )
-        )
+        blocks.append(QueryBlock(first, here.stop, queries, _mask(first, here.start, here.stop, plan_key)))
     return Group(rows * plan_key.groups, width, keys.flatten().to(plan_key.device), tuple(blocks))
 
 
 def _places(before: int, width: int, plan_key: PlanKey) -> list[slice]:
-    """Blocks of queries of rows so wide, without those that lie within the tokens before the rows."""
+    """The blocks of queries of rows of this width, without those that lie within the tokens before the rows."""
     size = BLOCK.get(plan_key.dtype, BLOCK_ELSE)
     return [slice(start, min(start + size, width)) for start in range(before // STEP * STEP, width, size)]
 
 
 def _mask(first: int, start: int, end: int, plan_key: PlanKey) -> Tensor:
-    """For queries from ``start`` to ``end``: hides what is behind them, all in the block itself, and from ``first`` on what is out of a window."""
+    """The mask of the queries from ``start`` to ``end``, for their last keys.
+
+    It hides what comes after a query, all in the block itself, and, from ``first`` on, what is out of a window.
+    """
     window = plan_key.window if plan_key.window is not None and plan_key.window < end else end
     columns = torch.arange(start if window == end else first, end)
     back = torch.arange(start, end)[:, None] - columns
     hidden = (back < 0) | (back >= window)
-    return torch.zeros(hidden.shape, dtype=plan_key.dtype, device=plan_key.device).masked_fill_(
-        hidden.to(plan_key.device), -torch.inf
-    )
+    return torch.zeros(hidden.shape, dtype=plan_key.dtype).masked_fill_(hidden, -torch.inf).to(plan_key.device)
 
 
 def _of_about_the_same_length(lengths: list[int], alone: int = 0) -> Iterator[list[int]]:
-    """So many of the first rows alone; the others by falling length, in groups of a number of TOGETHER, of lengths near that of the first."""
+    """The rows in groups: the first ``alone`` ones by themselves, the others by falling length.
+
+    How many rows a group has is one of TOGETHER, and none is much shorter than its first.
+    """
     yield from ([row] for row in range(alone))
     left = sorted(range(alone, len(lengths)), key=lambda row: -lengths[row])
     while left:

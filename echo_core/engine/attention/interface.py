@@ -1,22 +1,23 @@
-"""Causal attention of our own, registered with transformers, so that no model's code is touched: rows end to end, and on a CPU padded rows too.
+"""Causal attention of our own, registered with transformers, so that no model's code is touched.
 
-On CUDA one call of ``torch.nn.attention.varlen`` (FlashAttention) serves all rows laid end to end, without padding. How a CPU attends is in
-``cpu_attention.py``. Sliding windows and grouped heads are respected, gradients flow. What cannot be computed exactly here (soft caps, sinks,
-dropout, a window that the model keeps to itself) is refused, and the caller goes back to the model's own attention over padded rows.
+It serves rows end to end, and on a CPU padded rows too; how a device attends is in a file named after it. Sliding
+windows and grouped heads are respected, gradients flow. What cannot be computed exactly (soft caps, sinks, dropout, a
+window that the model keeps to itself) is refused, and the caller goes back to the model's own attention.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from echo_core.engine.attention.cpu import attend_causal
-from echo_core.engine.attention.packing import by_varlen
+from echo_core.engine.attention import cpu, cuda
+from echo_core.engine.attention.cuda import varlen_available
+from echo_core.engine.attention.heads import Heads
+from echo_core.engine.attention.packing import Packing, by_varlen
 from echo_core.engine.prefix_cache import Prefix
 from echo_core.errors import ModelError
 
@@ -31,6 +32,7 @@ _PROBE, _SHARED = (
     2,
 )  # tokens of the rows that both attentions are compared on, and of those that two of them begin with
 Forward = Callable[[Tensor, Sequence[int] | None, int, Prefix | None], Tensor]  # as ``Decoder.forward``
+KERNELS: dict[str, Callable[[Heads, Packing], Tensor]] = {"cuda": cuda.attend}  # another device: cpu.attend
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
 
@@ -122,16 +124,10 @@ def attend_rows(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    cu_seq_lens_q: Tensor | None = None,
-    cu_seq_lens_k: Tensor | None = None,
-    max_length_q: int | None = None,
-    max_length_k: int | None = None,
-    shared: int = 0,
-    key_places: Tensor | None = None,
-    prefix: Prefix | None = None,
+    packing: Packing | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of each token to those before it in its own row.
+    """The attention of each token to itself and those before it in its own row, as transformers asks for it.
 
     Args:
         module: the model's attention layer.
@@ -139,16 +135,10 @@ def attend_rows(
         key: (B, G, T, d), with G a divisor of H.
         value: like key.
         attention_mask: None.
-        scaling: of the scores; None: 1/sqrt(d).
+        scaling: what scores are multiplied with; None: 1/sqrt(d).
         dropout: 0.
         sliding_window: tokens that a token sees, itself included; None: all before it.
-        cu_seq_lens_q: (rows + 1,) int32, where rows laid end to end start, and N; None: rows are padded.
-        cu_seq_lens_k: the same of their keys; with max_length_q and key_places needed on CUDA only.
-        max_length_q: tokens of the longest row laid end to end.
-        max_length_k: the most keys that a row has.
-        shared: tokens that stand before all rows, of which the layout's first row consists; keys of each other row too.
-        key_places: (K,), which of the tokens the keys are, those of ``prefix`` first; None: all in their order.
-        prefix: where the shared tokens' keys and values are kept; filled, the layout has no row of them.
+        packing: how rows lie end to end; None: rows are padded.
         others: what transformers passes besides.
 
     Returns:
@@ -157,61 +147,39 @@ def attend_rows(
     Raises:
         ModelError: something is asked for that this function cannot compute.
     """
-    _refuse(module, attention_mask, dropout, sliding_window, others)
-    before = None if prefix is None else prefix.exchange(module, key, value, shared)
-    longest = query.shape[2] if max_length_k is None else max_length_k
-    window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    if not torch.compiler.is_compiling():  # asked before a layer is compiled: it would be compiled anew for each index
+        _refuse(module, attention_mask, dropout, sliding_window, packing, others)
+    attend = cpu.attend if packing is None else KERNELS.get(query.device.type, cpu.attend)
+    rows = _padded(query.shape[0], query.shape[2]) if packing is None else packing
+    before = None if rows.prefix is None else rows.prefix.exchange(module, key, value, rows.shared)
+    window = sliding_window if sliding_window is not None and sliding_window < rows.longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if cu_seq_lens_q is not None and by_varlen(query.device):
-        starts = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
-        if before is not None:
-            key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
-        if key_places is not None:
-            key, value = key.index_select(2, key_places), value.index_select(2, key_places)
-        return _attend_varlen(query, key, value, starts, (max_length_q or longest, longest), scale, window), None
-    batch, _, length, _ = query.shape
-    bounds = range(0, (batch + 1) * length, length) if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-    return attend_causal(query, key, value, bounds, shared, scale, window, before), None
+    return attend(Heads(query, key, value, scale, window, before), rows), None
 
 
-def varlen_available() -> bool:
-    """True if this torch has ``varlen_attn`` with windows, scaling and grouped heads."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    return {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+def _padded(rows: int, length: int) -> Packing:
+    """Rows of one length, as if laid end to end."""
+    return Packing(tuple(range(0, (rows + 1) * length, length)), length)
 
 
-def _attend_varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: tuple[Tensor, Tensor],
-    longest: tuple[int, int],
-    scale: float,
+def _refuse(
+    module: nn.Module,
+    mask: Tensor | None,
+    dropout: float,
     window: int | None,
-) -> Tensor:
-    """(1, H, N, d) → (1, N, H, d) in one call, with where the rows' queries and keys start, and the most of them that a row has.
-
-    FlashAttention takes a row's queries as the last of its keys. It counts the tokens before the token itself, so a window of W is W - 1 to the left.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    reach = (-1 if window is None else window - 1, 0)
-    grouped = key.shape[1] != query.shape[1]
-    attended = varlen_attn(query, key, value, *starts, *longest, scale=scale, window_size=reach, enable_gqa=grouped)
-    return cast(Tensor, attended)[None]
-
-
-def _refuse(module: nn.Module, mask: Tensor | None, dropout: float, window: int | None, others: dict[str, Any]) -> None:
-    unsupported = [argument for argument in _UNSUPPORTED if others.get(argument) is not None]
-    unsupported += ["attention_mask"] * (mask is not None) + ["dropout"] * (dropout > 0)
-    unsupported += ["is_causal=False"] * (
-        others.get("is_causal") is False or getattr(module, "is_causal", True) is False
-    )
-    unsupported += ["a window that it keeps to itself"] * (window is None and _keeps_window(module))
+    packing: Packing | None,
+    others: dict[str, Any],
+) -> None:
+    """Raise ModelError if a layer asks for what our attention cannot compute."""
+    asked = {
+        **{argument: others.get(argument) is not None for argument in _UNSUPPORTED},
+        "attention_mask": mask is not None,
+        "dropout": dropout > 0,
+        "is_causal=False": others.get("is_causal") is False or getattr(module, "is_causal", True) is False,
+        "a window that it keeps to itself": window is None and _keeps_window(module),
+        f"a window of {window}": packing is not None and packing.shared > 0 and window not in (None, packing.window),
+    }
+    unsupported = [what for what, is_asked in asked.items() if is_asked]
     if unsupported:
         raise ModelError(
             f"our attention cannot compute {', '.join(unsupported)}, which {type(module).__name__} asks for"

@@ -1,16 +1,33 @@
-"""Rows laid end to end, as a model and our attention are told of them: positions, where rows start, and which tokens their keys are."""
+"""Rows laid end to end in one row of ids: what a model and our attention are told of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from echo_core.engine.attention.cuda_plan import CudaPlan, plan_parts
 from echo_core.engine.batches import to_device
 from echo_core.engine.prefix_cache import Prefix
+
+BY_VARLEN = {"cuda"}  # kinds of devices whose rows end to end ``cuda.py`` serves
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Rows laid end to end; the first of them are the shared tokens, unless ``prefix`` has these."""
+
+    bounds: tuple[int, ...]  # where rows start among the N tokens, and the last one ends; nothing after that is seen
+    longest: int  # tokens of the longest row, shared ones included
+    shared: int = 0  # tokens before all rows; each row but the first attends as if they were its own
+    prefix: Prefix | None = None  # keeps the keys and values of the shared tokens, or, filled, has them
+    window: int | None = None  # tokens that a token sees in the model's sliding layers
+    cuda: CudaPlan | None = None  # the same as CUDA's kernel wants it; None on another device
 
 
 def packing_arguments(
@@ -19,46 +36,32 @@ def packing_arguments(
     shared: int = 0,
     tokens: int | None = None,
     prefix: Prefix | None = None,
+    window: int | None = None,
 ) -> dict[str, Any]:
-    """What a model needs besides its ids (1, N) to take rows of these lengths as laid end to end: positions from 0 in each row, and where rows start.
+    """What a model needs besides its ids (1, N) to take rows laid end to end: positions, and a ``Packing``.
 
-    The names are those that transformers gives its own unpadded attention, and three of ours. With ``shared`` tokens before all rows, these are the
-    first row of the layout, and the keys of each other row are more than its queries by so many. ``tokens``: those of the ids, N, where some stand
-    behind the last row. ``prefix``: keeps the shared tokens, or, filled, has them in place of the layout.
+    Args:
+        lengths: tokens of each row, without those that all rows share.
+        device: of the ids; nothing here waits for it.
+        shared: tokens that all rows begin with, laid out once, as the first row.
+        tokens: N, where some stand after the last row.
+        prefix: keeps the shared tokens, or, filled, has them in place of the layout.
+        window: tokens that a token sees in the model's sliding layers; None: it has no such layers.
     """
-    once = 0 if prefix and prefix.filled else shared  # of the shared tokens, those that run
-    counts = torch.tensor([once, *lengths] if once else lengths)
-    ends = counts.cumsum(0)
-    positions = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts, counts)
-    positions[once:] += shared
-    positions = pad(positions, (0, (tokens or len(positions)) - len(positions)))
-    starts, longest = _starts(counts, device), max(lengths)
-    named = {
-        "cu_seq_lens_q": starts,
-        "cu_seq_lens_k": starts,
-        "max_length_q": max(longest, once),
-        "max_length_k": longest + shared,
-    }
-    if shared and by_varlen(device):
-        counts[int(once > 0) :] += shared
-        places = _key_places(lengths, shared)[shared - once :]
-        named |= {"cu_seq_lens_k": _starts(counts, device), "key_places": to_device(places, device)}
-    if prefix:
-        named["prefix"] = prefix
-    return {"position_ids": to_device(positions[None], device), "shared": shared, **named}
-
-
-def _starts(counts: Tensor, device: torch.device) -> Tensor:
-    """Where rows of so many tokens start, and the last one ends, (rows + 1,) int32."""
-    return to_device(pad(counts.cumsum(0), (1, 0)).to(torch.int32), device)
-
-
-def _key_places(lengths: Sequence[int], shared: int) -> Tensor:
-    """Which of the N tokens are a row's keys, one row behind the other: first the shared ones alone, then these before each row's own."""
-    prefix, own = torch.arange(shared), torch.split(torch.arange(shared, shared + sum(lengths)), list(lengths))
-    return torch.cat([prefix, *(part for row in own for part in (prefix, row))])
+    once = 0 if prefix and prefix.filled else shared
+    bounds = tuple(accumulate([once, *lengths] if once else lengths, initial=0))
+    plan = plan_parts(bounds, once, shared, window, device) if by_varlen(device) else None
+    packing = Packing(bounds, max(lengths) + shared, shared, prefix, window, plan)
+    return {"position_ids": to_device(_positions(bounds, once, shared, tokens), device), "packing": packing}
 
 
 def by_varlen(device: torch.device) -> bool:
-    """Whether rows laid end to end are attended by ``varlen_attn`` there, which wants to know where each row's keys stand."""
-    return device.type == "cuda"
+    """True if rows laid end to end are attended to by ``varlen_attn`` there."""
+    return device.type in BY_VARLEN
+
+
+def _positions(bounds: Sequence[int], once: int, shared: int, tokens: int | None) -> Tensor:
+    """(1, N) int64: those of the shared tokens, then those of each row after them, then 0."""
+    positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], np.diff(bounds))
+    positions[once:] += shared
+    return torch.from_numpy(np.pad(positions, (0, (tokens or len(positions)) - len(positions)))[None])

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echo_core.engine.attention.cpu import attend_causal
+from echo_core.engine.attention import cpu
+from echo_core.engine.attention.heads import Heads
+from echo_core.engine.attention.packing import Packing
 
 
 def plain_attention(query, key, value, scale, window):
@@ -28,6 +30,11 @@ def heads_of(length, heads=6, groups=2, dtype=torch.float32, rows=2):
         torch.randn(rows, length, count, 16, generator=generator).to(dtype).transpose(1, 2)
         for count in (heads, groups, groups)
     ]
+
+
+def attend_causal(query, key, value, bounds, shared, scale, window, before=None):
+    longest = max(end - start for start, end in pairwise(bounds)) + shared
+    return cpu.attend(Heads(query, key, value, scale, window, before), Packing(tuple(bounds), longest, shared))
 
 
 def attend_padded(query, key, value, scale, window):

@@ -34,3 +34,12 @@ def test_rows_share_their_products_in_few_numbers_and_with_rows_about_as_long(le
         longest = max(lengths[row] for row in group)
         assert len(group) in TOGETHER
         assert all(longest - lengths[row] <= max(16, 0.15 * longest) for row in group)
+
+
+def test_a_default_device_of_the_process_does_not_matter():
+    """Tables that were made without a device went to torch's default one."""
+    plan_key = PlanKey(9, 0, 2, 1, 4, torch.float32, torch.device("cpu"), inference=False)
+    with torch.device("meta"):
+        plan = plan_blocks((0, 5, 9), 0, plan_key)
+    assert {plan.back.device.type, *(group.keys.device.type for group in plan.groups)} == {"cpu"}
+    assert {block.mask.device.type for group in plan.groups for block in group.blocks} == {"cpu"}

@@ -8,7 +8,6 @@ import pytest
 import torch
 from oracle import PIECES, open_oracle
 from tiny_models import FAMILIES, WINDOW
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
@@ -16,7 +15,7 @@ from echo_core.engine.attention.interface import ROWS, attend_rows, choose_layou
 from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import pack_rows, pad_rows, round_up
 from echo_core.engine.decoder import Decoder
-from echo_core.engine.prefix_cache import Prefix, shared_tokens
+from echo_core.engine.prefix_cache import shared_tokens
 from echo_core.engine.runner import load_runner
 from echo_core.errors import ModelError
 from echo_core.text.rows import Row, Span
@@ -112,8 +111,8 @@ def test_what_stands_behind_the_last_row_changes_nothing(family, model_folder):
 def test_positions_begin_anew_in_each_row():
     arguments = packing_arguments([2, 3, 1], CPU)
     assert arguments["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0]]
-    assert arguments["cu_seq_lens_q"].tolist() == [0, 2, 5, 6]
-    assert arguments["max_length_q"] == 3
+    assert arguments["packing"].bounds == (0, 2, 5, 6)
+    assert arguments["packing"].longest == 3
     assert packing_arguments([2, 3], CPU, tokens=8)["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0, 0, 0]]
 
 
@@ -204,93 +203,6 @@ def test_a_model_that_our_attention_cannot_serve_keeps_its_own(model_folder):
     folder = model_folder("gemma2")
     decoder = Decoder(folder, EchoConfig(str(folder)), packed_runtime("padded"))
     assert decoder._model.config._attn_implementation != ROWS
-
-
-def varlen_by_its_documentation(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-    """Row by row; a row's queries stand at the end of its keys, as FlashAttention has it."""
-    assert enable_gqa == (query.shape[1] != key.shape[1])
-    attended = []
-    for q0, q1, k0, k1 in zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True):
-        queries, keys, values = q1 - q0, k1 - k0, value[k0:k1].transpose(0, 1)
-        assert queries <= max_q
-        assert keys <= max_k
-        back = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
-        seen = (back >= -window_size[1]) & ((back <= window_size[0]) | (window_size[0] < 0))
-        heads = (query[q0:q1].transpose(0, 1), key[k0:k1].transpose(0, 1), values)
-        attended.append(
-            scaled_dot_product_attention(*heads, attn_mask=seen, scale=scale, enable_gqa=enable_gqa).transpose(0, 1)
-        )
-    return torch.cat(attended)
-
-
-def as_on_cuda(monkeypatch):
-    for module in ("interface", "packing"):
-        monkeypatch.setattr(f"echo_core.engine.attention.{module}.by_varlen", lambda device: True)
-
-
-@pytest.mark.parametrize("window", [None, 3, 12])
-@pytest.mark.parametrize("heads", [2, 4])
-@pytest.mark.parametrize(("lengths", "shared"), [([5, 1, 17], 0), ([5, 1, 17], 4), ([5, 1], 20), ([33, 8, 8, 2], 9)])
-def test_the_arguments_of_varlen_attention_say_what_the_cpu_computes(lengths, shared, heads, window, monkeypatch):
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_by_its_documentation)
-    layout = packing_arguments(lengths, CPU, shared)
-    tokens = layout["position_ids"].shape[1]
-    assert tokens == shared + sum(lengths)
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(1, count, tokens, 8) for count in (heads, 2, 2))
-    expected, _ = attend_rows(torch.nn.Module(), query, key, value, None, sliding_window=window, **layout)
-    as_on_cuda(monkeypatch)
-    ours, _ = attend_rows(
-        torch.nn.Module(), query, key, value, None, sliding_window=window, **packing_arguments(lengths, CPU, shared)
-    )
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("window", [None, 3, 12])
-@pytest.mark.parametrize(("lengths", "shared"), [([5, 1, 17], 4), ([5, 1], 20), ([33, 8, 8, 2], 9)])
-def test_varlen_attention_sees_a_kept_beginning_before_each_row(lengths, shared, window, monkeypatch):
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_by_its_documentation)
-    torch.manual_seed(0)
-    whole = [torch.randn(1, count, shared + sum(lengths), 8) for count in (4, 2, 2)]
-    layer, prefix = torch.nn.Module(), Prefix(np.arange(shared))
-    expected, _ = attend_rows(
-        layer, *whole, None, sliding_window=window, **packing_arguments(lengths, CPU, shared, prefix=prefix)
-    )
-    prefix.filled = True
-    own = [states[:, :, shared:] for states in whole]
-    on_cpu, _ = attend_rows(
-        layer, *own, None, sliding_window=window, **packing_arguments(lengths, CPU, shared, prefix=prefix)
-    )
-    as_on_cuda(monkeypatch)
-    layout = packing_arguments(lengths, CPU, shared, prefix=prefix)
-    assert layout["position_ids"].shape[1] == sum(lengths)
-    ours, _ = attend_rows(layer, *own, None, sliding_window=window, **layout)
-    for attended in (on_cpu, ours):
-        torch.testing.assert_close(attended, expected[:, shared:], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "opt"])
-def test_what_all_rows_begin_with_runs_once_on_a_gpu_too(family, model_folder):
-    folder = model_folder(family)
-    runner = load_runner(folder, EchoConfig(str(folder)), Runtime(device="cuda", dtype="bfloat16"))
-    rows = rows_of([30, 150, 12, 17], begin=9)
-    assert lay_out(runner, rows).shared == 9
-    alone = torch.cat([runner.run([row]) for row in rows])
-    assert torch.cosine_similarity(runner.run(rows), alone).min() > 0.999
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "opt"])
-def test_varlen_attention_on_a_gpu_gives_the_oracle_s_vectors(family, model_folder):
-    folder = model_folder(family)
-    encoder = EchoEncoder(
-        EchoConfig(str(folder), query_template="echo", document_template="echo"),
-        Runtime(device="cuda", dtype="bfloat16"),
-    )
-    assert encoder._engine.runner.packed
-    oracle = np.array([open_oracle(folder).vector(PIECES["echo"], {"text": text}) for text in TEXTS])
-    assert (encoder.encode_documents(TEXTS) * oracle).sum(axis=1).min() > 0.99
 
 
 @pytest.mark.slow
