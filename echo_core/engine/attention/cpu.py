@@ -26,7 +26,7 @@ SCORES_ELSE = 2**19
 _LEAST = 1e-30  # a weight of which the logarithm can be taken
 
 
-def attend(heads: Heads, packing: Packing) -> Tensor:
+def attend_on_cpu(heads: Heads, packing: Packing) -> Tensor:
     """The attention of each token to itself and those before it in its row: (B, H, T, d) → (B, T, H, d).
 
     Args:

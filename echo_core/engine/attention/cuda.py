@@ -61,7 +61,7 @@ def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-def attend(heads: Heads, packing: Packing) -> Tensor:
+def attend_on_cuda(heads: Heads, packing: Packing) -> Tensor:
     """The attention of each token to itself and those before it in its row: N tokens → (1, N, H, d).
 
     Raises:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from echo_core.engine.attention import cpu, cuda
-from echo_core.engine.attention.cuda import varlen_available
+from echo_core.engine.attention.cpu import attend_on_cpu
+from echo_core.engine.attention.cuda import attend_on_cuda, varlen_available
 from echo_core.engine.attention.heads import Heads
 from echo_core.engine.attention.packing import Packing, by_varlen
 from echo_core.engine.prefix_cache import Prefix
@@ -32,7 +32,7 @@ _PROBE, _SHARED = (
     2,
 )  # tokens of the rows that both attentions are compared on, and of those that two of them begin with
 Forward = Callable[[Tensor, Sequence[int] | None, int, Prefix | None], Tensor]  # as ``Decoder.forward``
-KERNELS: dict[str, Callable[[Heads, Packing], Tensor]] = {"cuda": cuda.attend}  # another device: cpu.attend
+KERNELS: dict[str, Callable[[Heads, Packing], Tensor]] = {"cuda": attend_on_cuda}  # another device: attend_on_cpu
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
 
@@ -149,7 +149,7 @@ def attend_rows(
     """
     if not torch.compiler.is_compiling():  # asked before a layer is compiled: it would be compiled anew for each index
         _refuse(module, attention_mask, dropout, sliding_window, packing, others)
-    attend = cpu.attend if packing is None else KERNELS.get(query.device.type, cpu.attend)
+    attend = attend_on_cpu if packing is None else KERNELS.get(query.device.type, attend_on_cpu)
     rows = _padded(query.shape[0], query.shape[2]) if packing is None else packing
     before = None if rows.prefix is None else rows.prefix.exchange(module, key, value, rows.shared)
     window = sliding_window if sliding_window is not None and sliding_window < rows.longest else None

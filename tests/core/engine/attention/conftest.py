@@ -22,7 +22,7 @@ def on_cuda() -> OnCuda:
     def stand_in() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(packing, "BY_VARLEN", {"cuda", "cpu"})
-            patch.setitem(interface.KERNELS, "cpu", cuda.attend)
+            patch.setitem(interface.KERNELS, "cpu", cuda.attend_on_cuda)
             yield
 
     return stand_in

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echo_core.engine.attention import cpu
+from echo_core.engine.attention.cpu import attend_on_cpu
 from echo_core.engine.attention.heads import Heads
 from echo_core.engine.attention.packing import Packing
 
@@ -34,7 +34,7 @@ def heads_of(length, heads=6, groups=2, dtype=torch.float32, rows=2):
 
 def attend_causal(query, key, value, bounds, shared, scale, window, before=None):
     longest = max(end - start for start, end in pairwise(bounds)) + shared
-    return cpu.attend(Heads(query, key, value, scale, window, before), Packing(tuple(bounds), longest, shared))
+    return attend_on_cpu(Heads(query, key, value, scale, window, before), Packing(tuple(bounds), longest, shared))
 
 
 def attend_padded(query, key, value, scale, window):
