@@ -17,12 +17,13 @@ from echo_core.engine.device import choose_device
 from echo_core.engine.runner import Runner, load_runner
 from echo_core.engine.scheduler import Scheduler
 from echo_core.engine.threads import in_thread_of_its_own, load_lock
-from echo_core.errors import ConfigError, EmbeddingSpaceMismatch
+from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, UnencodableTextError
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.weights import weights_identity
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import check_finish
 from echo_core.pipeline import CutTexts, Pipeline
+from echo_core.template import parse_template
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.tokenizer import TextTokenizer
 
@@ -73,10 +74,20 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
     here = replace(
         runtime, device=str(choose_device(runtime.device))
     )  # the calling thread's GPU, not the loading one's
-    runner = in_thread_of_its_own(lambda: load_runner(folder, config, here))
+    said = plain_ids(tokenizer, config)
+    runner = in_thread_of_its_own(lambda: load_runner(folder, config, here, said))
     on_cpu = runner.decoder.device.type == "cpu"
     scheduler = Scheduler(runner.run, lambda: runner.budget, runner.packed, main_thread_works=on_cpu)
     return Engine(folder, weights, config, runtime, tokenizer, runner, scheduler)
+
+
+def plain_ids(tokenizer: TextTokenizer, config: EchoConfig) -> list[int]:
+    """The ids of what the document template says besides its values: plain text that a model can be tried out on."""
+    pieces = parse_template(config.document_template).pieces
+    try:
+        return tokenizer.encode(["".join(piece.value for piece in pieces if piece.kind == "literal")], False)[0]
+    except UnencodableTextError:
+        return []
 
 
 def build_pipelines(engine: Engine, config: EchoConfig) -> dict[str, Pipeline]:

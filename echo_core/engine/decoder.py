@@ -1,175 +1,240 @@
-"""A batch to hidden states at the read-out layer. The only file that knows weights, devices and dtypes.
+"""A model of transformers as what gives states: ids in, hidden states at the read-out layers out; no LM head, no KV cache.
 
-Any decoder-only model of transformers serves, without code for single families: ``readout.py`` takes the states by hooks.
+Any decoder-only model serves, without code for single families, and also one that somebody else loaded and may train: ``states`` is for inference,
+with our attention and pruned; ``forward`` runs the model as it stands, with gradients. ``loading.py`` makes one of a folder.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from echo_core.config import EchoConfig, Runtime
-from echo_core.engine.architecture import long_rows_from, sliding_window_of
-from echo_core.engine.attention.interface import ROWS, ROWS_UNCOMPILED, choose_layout, register_uncompiled
+from echo_core.engine.architecture import exact_attention, long_rows_from, sliding_window_of
+from echo_core.engine.attention.choose import OWN, Attention, choose_attention, use_attention
+from echo_core.engine.attention.interface import register_attention
 from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import Batch, to_device
-from echo_core.engine.device import choose_device, choose_dtype
-from echo_core.engine.loading import load_model
 from echo_core.engine.memory import Widths, choose_budget
+from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import Prefix
-from echo_core.engine.readout import ReadOut
-from echo_core.engine.speedups.fp8 import check_exact_enough, check_fp8, quantize_linear
-from echo_core.engine.speedups.packed_weights import pack_weights, unpack_weights
-from echo_core.engine.speedups.pruning import DISTINCT, POOLED, WORTH, Pruning
+from echo_core.engine.probes import is_causal, probe_rows
+from echo_core.engine.readout import ReadOut, count_from_start
+from echo_core.engine.speedups.pruning import WORTH, Pruning, pruning_of
+from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
 
-log = logging.getLogger("echo_core")
 
-_PROBE = 6  # tokens of the rows that causality is checked with
+@dataclass(frozen=True)
+class Fit:
+    """What probes found for a model on one device and in one dtype."""
+
+    attention: Attention
+    width: int  # D
+    pruning: Pruning | None  # of the last layer that runs; None: it bears none
 
 
 class Decoder:
-    """The decoder layers of a causal language model up to the read-out layer, on one device; no LM head, no KV cache."""
+    """The decoder layers of a causal language model up to the read-out. Picklable; threads may share one for inference."""
 
-    def __init__(self, folder: Path, config: EchoConfig, runtime: Runtime) -> None:
-        """Load from a local folder, cut behind the layer, and check that the model is causal.
-
-        Raises:
-            ModelError: an encoder, an encoder-decoder, or an architecture that transformers does not know.
-            ConfigError: ``layer`` beyond the model's, a device that is not there, or a dtype that it cannot multiply or that the model does not bear.
-        """
-        self.device = choose_device(runtime.device)
-        self.dtype = choose_dtype(runtime.dtype, self.device)
-        if runtime.dtype == "fp8":
-            check_fp8(self.device)
-        self._model = load_model(folder, self.dtype, runtime.trust_remote_code).to(self.device)
-        self._settings = self._model.config.get_text_config(decoder=True)
-        self._readout = ReadOut(self._model, self._settings, config.layers, config.prepend_layers)
-        self.vocabulary: int = self._settings.vocab_size
-        self.max_positions: int | None = getattr(self._settings, "max_position_embeddings", None)
-        self.sliding_window = sliding_window_of(self._settings)
-        self.width: int = self._probe()
-        self.layout = choose_layout(self._model, self.forward, runtime.attention)
-        self.long_from = long_rows_from(self._settings)
-        self.keeps = not runtime.compile  # code would be compiled for each prefix
-        if runtime.dtype == "fp8":
-            self._quantize()
-        elif self.device.type == "cpu" and not runtime.compile:  # torch's compiler cannot trace packed weights
-            self._try_packed_weights()
-        layers = self._readout.layers
-        prunings = [Pruning(layers[-1], POOLED)]
-        if (
-            self.device.type == "cpu" and not runtime.compile and len(layers) > 1
-        ):  # compiled layers bear no hooks; on a GPU it is a hundredth at most
-            prunings.append(Pruning(layers[0], DISTINCT))
-        self._prunings = [pruning for pruning in prunings if pruning.modules and self._bears(pruning)]
-        if runtime.compile:
-            self._compile_layers()
-
-    def states(self, batch: Batch) -> Tensor:
-        """Hidden states of all positions laid flat, right for those within spans: (B·T, D) in the model's dtype, on its device."""
-        if self._readout.prepending is not None:
-            self._readout.prepending.places = batch.slots
-        ids = to_device(batch.ids, self.device)
-        with ExitStack() as pruned:
-            for pruning in self._prunings if ids.numel() >= WORTH else ():
-                pruned.enter_context(pruning.only_for(batch, self.device))
-            return self.forward(ids, batch.lengths, batch.shared, batch.prefix).flatten(0, 1)
-
-    @torch.inference_mode()
-    def forward(
-        self, ids: Tensor, lengths: Sequence[int] | None = None, shared: int = 0, prefix: Prefix | None = None
-    ) -> Tensor:
-        """Hidden states (B, T, D) at the read-out layer, for ids (B, T) on the device; no mask is needed. Without gradients.
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[int],
+        prepend_layers: int | None = None,
+        *,
+        attention: str = "auto",
+        keeps: bool = True,
+        probe_ids: Sequence[int] = (),
+    ) -> None:
+        """Wrap a model: drop the layers after the read-out and hook in. Nothing is run before the first use, or ``prepare``.
 
         Args:
-            ids: rows padded on the right, as pooled tokens never see the padding; or, with ``lengths``, all rows end to end: (1, N).
-            lengths: tokens of each row laid end to end; only where ``layout`` allows it.
-            shared: tokens that stand before all rows laid end to end, once.
-            prefix: keeps the shared tokens' keys and values, or, filled, has them, and the ids are without these tokens.
+            model: of transformers, on any device; of one with an LM head or a vision part the language model is taken.
+            layers: those whose mean ``states`` gives, 1… from the start, or -1 (the last) downwards.
+            prepend_layers: see ``token_prepending.py``; None: off.
+            attention: of config.ATTENTIONS; or OWN, and the model's attention is never switched.
+            keeps: whether a batch may have a ``prefix``; not where code would be compiled for each.
+            probe_ids: ids of plain text that the model is tried out on; none: ids from the middle of the vocabulary.
+
+        Raises:
+            ConfigError: a layer that the model does not have, or more layers to prepend through than run.
+            ModelError: its layers are not in one ModuleList.
         """
-        arguments = {}
-        if lengths is not None:
-            arguments = packing_arguments(lengths, self.device, shared, ids.shape[1], prefix, self.sliding_window)
-        self._readout.start()
-        return self._readout.take(self._model(input_ids=ids, use_cache=False, **arguments).last_hidden_state)
+        self.model = getattr(model.base_model, "language_model", model.base_model)
+        self.settings = self.model.config.get_text_config(decoder=True)
+        self.readout = ReadOut(self.model, self.settings, layers, prepend_layers)
+        self.keeps = keeps
+        self._probe_ids, self._wanted = tuple(probe_ids), attention
+        if attention != OWN and (exact := exact_attention(self.model.config)):
+            use_attention(self.model, exact)
+        self._own = self.model.config._attn_implementation
+        self._fits: dict[tuple[torch.device, torch.dtype], Fit] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype  # type: ignore[no-any-return]
+
+    @property
+    def layout(self) -> str:
+        """How rows shall lie for ``states``, of ``choose.LAYOUTS``; raises like ``prepare``."""
+        return self.prepare().attention.layout
+
+    @property
+    def width(self) -> int:
+        """Numbers in a state, D; raises like ``prepare``."""
+        return self.prepare().width
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that the model knows, V."""
+        return self.settings.vocab_size  # type: ignore[no-any-return]
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that a row may have; None: the config names no limit."""
+        return getattr(self.settings, "max_position_embeddings", None)
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Tokens that a token sees in layers that slide; None: all."""
+        return sliding_window_of(self.settings)
+
+    @property
+    def long_from(self) -> int | None:
+        """Tokens from which on a row needs a batch without shorter ones; None: any rows can be a batch."""
+        return long_rows_from(self.settings)
 
     def choose_budget(self) -> int:
         """Tokens of a batch that suit the device, its free memory and the model's shape."""
-        return choose_budget(self.device, self.dtype, Widths.of(self._settings))
+        return choose_budget(self.device, self.dtype, Widths.of(self.settings))
 
-    def _quantize(self) -> None:
-        ids = self._probe_rows()
-        expected = self.forward(ids)
-        quantize_linear(self._model)
-        check_exact_enough(self.forward(ids), expected)
+    @torch.inference_mode()
+    def states(self, batch: Batch) -> Tensor:
+        """States of all positions laid flat, right for those within spans: (B·T, D) on the device, by our attention, without gradients.
 
-    def _try_packed_weights(self) -> None:
-        """Pack the weights, if that leaves the states of two short rows as they are."""
-        ids = self._probe_rows()
-        plain = self.forward(ids)
-        try:
-            pack_weights(self._model)
-            if self._same(self.forward(ids), plain):
-                return
-            problem: object = "states differ"
-        except (
-            Exception
-        ) as error:  # no oneDNN, a dtype that it cannot multiply here, a module that reads its layers' weights itself
-            problem = error
-        log.debug("weights stay as they are: %s", problem)
-        unpack_weights(self._model)
+        Of one layer in the model's dtype, of several in float32.
 
-    def _bears(self, pruning: Pruning) -> bool:
-        """Whether it leaves the pooled states of two short rows, of the same tokens at other places, as they are; if not, it is taken out."""
-        ids = torch.arange(_PROBE) % self.vocabulary
-        batch = Batch(torch.stack([ids, ids.flip(0)]), spans=((_PROBE - 2, _PROBE), (2 * _PROBE - 1, 2 * _PROBE)))
-        pooled = [place for start, end in batch.spans for place in range(start, end)]
-        whole = self.forward(batch.ids.to(self.device)).flatten(0, 1)[pooled]
-        try:
-            with pruning.only_for(batch, self.device, check=True):
-                if self._same(self.forward(batch.ids.to(self.device)).flatten(0, 1)[pooled], whole):
-                    return True
-            problem: object = "pooled states differ"
-        except Exception as error:  # a mixture of experts, say, that gives its router's scores too
-            problem = error
-        log.debug("a layer runs whole: %s", problem)
-        pruning.remove()
-        return False
+        Raises:
+            ModelError: see ``prepare``.
+        """
+        with self._pruned(batch):
+            return self.readout.mean(self._pass_of(batch), self._slots_of(batch)).flatten(0, 1)
 
-    def _probe_rows(self) -> Tensor:
-        return torch.arange(2 * _PROBE).view(2, _PROBE).to(self.device) % self.vocabulary
+    @torch.inference_mode()
+    def pooled_layers(self, batch: Batch, layers: Sequence[int], pooling: str) -> Tensor:
+        """Pooled vectors (L, S, D) float32 of S spans at each of L layers, in rising order, from one pass.
 
-    def _same(self, states: Tensor, expected: Tensor) -> bool:
-        """Whether they are, but for rounding."""
-        apart = float((states.float() - expected.float()).norm() / expected.float().norm())
-        return apart <= max(1e-5, 16 * torch.finfo(self.dtype).eps)
+        Args:
+            batch: rows with S spans.
+            layers: of those that run; counted as in ``__init__``, each from the layers that are left.
+            pooling: of ``config.POOLINGS``.
 
-    def _compile_layers(self) -> None:
-        """Compile each layer for any length. A layer at a time: the layers share their code, and the hooks of the read-out stay outside."""
-        if self.device.type == "cpu" and self._model.config._attn_implementation == ROWS:
-            register_uncompiled()
-            self._model.set_attn_implementation(ROWS_UNCOMPILED)
-        for layer in self._readout.layers[: -1 if self._prunings else None]:
-            layer.forward = torch.compile(layer.forward, dynamic=True)
+        Raises:
+            ConfigError: a layer that does not run.
+            ModelError: see ``prepare``.
+        """
+        pooled: list[Tensor] = []
+        places = count_from_start(layers, len(self.readout.layers))
 
-    def _probe(self) -> int:
-        """The width of the states; checks on two short rows that no token sees a later one and that padding changes nothing."""
-        ids = torch.arange(_PROBE) % self.vocabulary
-        other = ids.clone()
-        other[-1] = (ids[-1] + 1) % self.vocabulary
-        states = self.forward(torch.stack([ids, other]).to(self.device)).float()
-        alone = self.forward(ids[None, :-1].to(self.device)).float()
-        tolerance = max(1e-4, 8 * torch.finfo(self.dtype).eps) * float(alone.abs().max())
-        looks_ahead = any(getattr(module, "is_causal", True) is False for module in self._model.modules())
-        if looks_ahead or float((states[:, :-1] - alone).abs().max()) > tolerance:
-            name = type(self._model).__name__
-            raise ModelError(
-                f"model must be a causal decoder, got {name}, whose tokens see later ones; take a causal language model"
-            )
-        return states.shape[-1]
+        def take(_: int, states: Tensor) -> None:
+            pooled.append(pool_spans(states.flatten(0, 1), batch.spans, pooling))
+
+        with self._pruned(batch):
+            self.readout.run(self._pass_of(batch), places, take, self._slots_of(batch))
+        return torch.stack(pooled)
+
+    def forward(
+        self,
+        ids: Tensor,
+        lengths: Sequence[int] | None = None,
+        shared: int = 0,
+        prefix: Prefix | None = None,
+        slots: Tensor | None = None,
+    ) -> Tensor:
+        """States (B, T, D) at the read-out, by the attention that the model has at present, with gradients where they are enabled.
+
+        Args:
+            ids: (B, T) on the device, rows padded on the right, as pooled tokens never see the padding and no mask is needed; or, with
+                ``lengths``, all rows end to end: (1, N).
+            lengths: tokens of each row laid end to end. Our attention serves that, and those of transformers that follow positions.
+            shared: tokens that stand before all rows laid end to end, once; with our attention only.
+            prefix: keeps the shared tokens' keys and values, or, filled, has them, and the ids are without these tokens.
+            slots: see ``token_prepending.overwrite``.
+        """
+        return self.readout.mean(self._pass(ids, lengths, shared, prefix), slots)
+
+    def train_states(self, ids: Tensor, lengths: Sequence[int] | None = None, slots: Tensor | None = None) -> Tensor:
+        """States (B, T, D) for training: as ``forward``, by the model's own attention, which knows dropout."""
+        self.use_own_attention()
+        return self.forward(ids, lengths, slots=slots)
+
+    def use_own_attention(self) -> None:
+        """Give the model back the attention that it came with, until the next ``states``."""
+        use_attention(self.model, self._own)
+
+    def prepare(self) -> Fit:
+        """Try the model out, once for a device and dtype, and switch it to the attention that serves there.
+
+        Raises:
+            ModelError: its tokens see later ones.
+        """
+        key = (self.device, self.dtype)
+        if key not in self._fits:
+            with load_lock():
+                if key not in self._fits:
+                    self._fits[key] = self._try_out()
+        fit = self._fits[key]
+        use_attention(self.model, fit.attention.name)
+        return fit
+
+    def probe_rows(self) -> Tensor:
+        """The rows that the model is tried out on, see ``probes.py``."""
+        return probe_rows(self._probe_ids, self.vocabulary, self.device)
+
+    @torch.inference_mode()
+    def _try_out(self) -> Fit:
+        self.use_own_attention()
+        rows = self.probe_rows()
+        width = self.forward(rows[:1, :1]).shape[-1]
+        looks_ahead = any(getattr(module, "is_causal", True) is False for module in self.model.modules())
+        if looks_ahead or not is_causal(self.forward, rows):
+            problem = f"got {type(self.model).__name__}, whose tokens see later ones"
+            raise ModelError(f"model must be a causal decoder, {problem}; take a causal language model")
+        attention = choose_attention(self.model, self.forward, rows, self._wanted)
+        return Fit(attention, width, pruning_of(self.readout.layers[-1], self.forward, rows))
+
+    def _pruned(self, batch: Batch) -> AbstractContextManager[None]:
+        pruning = self.prepare().pruning
+        if pruning is None or batch.ids.numel() < WORTH:
+            return nullcontext()
+        return pruning.only_for(batch, self.device)
+
+    def _pass_of(self, batch: Batch) -> Callable[[], Tensor]:
+        return self._pass(to_device(batch.ids, self.device), batch.lengths, batch.shared, batch.prefix)
+
+    def _pass(
+        self, ids: Tensor, lengths: Sequence[int] | None, shared: int, prefix: Prefix | None
+    ) -> Callable[[], Tensor]:
+        """One pass of the model, to be called; it gives the model's own output (B, T, D)."""
+        arguments = {}
+        if lengths is not None:
+            arguments = packing_arguments(lengths, self.device, shared, ids.shape[1], prefix, self.sliding_window)
+        return lambda: self.model(input_ids=ids, use_cache=False, **arguments).last_hidden_state
+
+    def _slots_of(self, batch: Batch) -> Tensor | None:
+        return to_device(torch.tensor(batch.slots, dtype=torch.int64).T, self.device) if batch.slots else None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        register_attention()  # in a new process transformers does not know it yet
+        self.__dict__.update(state)

@@ -1,49 +1,110 @@
-"""A folder to a model in a dtype: the base model of a checkpoint, without its LM head."""
+"""A folder to a decoder: the base model of a checkpoint, whole, on a device, and with the speed-ups that leave its states as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from echo_core.engine.architecture import exact_attention
+from echo_core.config import EchoConfig, Runtime
+from echo_core.engine.decoder import Decoder
+from echo_core.engine.device import choose_device, choose_dtype
+from echo_core.engine.speedups.compile import check_compile, compile_layers
+from echo_core.engine.speedups.fp8 import check_fp8, quantize
+from echo_core.engine.speedups.packed_weights import pack
+from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
 
+CHECKS = (check_fp8, check_compile)  # before anything is loaded
+SPEEDUPS = (quantize, pack, compile_layers)  # in this order: a compiled layer has its weights already
 
-def load_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The base model, without LM head. Loading in the dtype, not casting: a cast would round the rotary frequencies too."""
+
+def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: Sequence[int] = ()) -> Decoder:
+    """The decoder of a checkpoint's folder, tried out and ready, for inference only.
+
+    Args:
+        folder: local, with config and safetensors weights.
+        config: says which layers are read.
+        runtime: says where and how it runs.
+        probe_ids: see ``Decoder``.
+
+    Raises:
+        ModelError: an encoder, an encoder-decoder, an architecture that transformers does not know, or weights that are missing.
+        ConfigError: ``layer`` beyond the model's, a device that is not there, or a dtype that it cannot multiply or that the model does not bear.
+    """
+    device = choose_device(runtime.device)
+    for check in CHECKS:
+        check(runtime, device)
+    with load_lock():
+        model = load_model(folder, choose_dtype(runtime.dtype, device), runtime.trust_remote_code)
+        decoder = Decoder(
+            model,
+            config.layers,
+            config.prepend_layers,
+            attention=runtime.attention,
+            keeps=not runtime.compile,
+            probe_ids=probe_ids,
+        )
+        decoder.model.requires_grad_(False).to(device)  # the layers after the read-out are gone, and never take memory there
+        decoder.prepare()
+        for speed_up in SPEEDUPS:
+            speed_up(decoder, runtime)
+    return decoder
+
+
+def load_model(folder: str | os.PathLike[str], dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """A checkpoint's base model in a dtype, on the CPU; raises like ``load_whole``."""
+    return load_whole(folder, dtype=dtype, trust_remote_code=trust_remote_code, local_files_only=True).eval()
+
+
+def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
+    """The base model of a causal language model, without LM head, as ``AutoModel.from_pretrained`` gives it: from safetensors, none missing.
+
+    With ``dtype`` it is loaded in that dtype, not cast: a cast would round the rotary frequencies too. torch's process-wide default dtype, which
+    transformers changes meanwhile, is put back.
+
+    Args:
+        name: a folder, or a name on the Hub.
+        options: those of ``AutoModel.from_pretrained``.
+
+    Raises:
+        ModelError: it cannot be loaded, is an encoder-decoder, or has no safetensors weights, or not all of them.
+    """
     from safetensors import SafetensorError
+
+    with load_lock():
+        try:
+            model, report = _from_pretrained(os.fspath(name), options)
+        except ModelError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"model in {name} cannot be loaded: {error}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"model in {name} must have all its weights, got none for {missing[:3]}; save it again, whole")
+    return model
+
+
+def _from_pretrained(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model, and transformers' report of what was loaded."""
     from transformers import AutoConfig, AutoModel
 
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(folder, **where)
-        if config.is_encoder_decoder:
-            raise ModelError(
-                f"model must be a decoder, got {config.model_type!r}, an encoder-decoder; use a causal language model"
-            )
-        with _quiet_transformers():
-            model, report = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation=exact_attention(config),
-                use_safetensors=True,
-                output_loading_info=True,
-                **where,
-            )
-    except ModelError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model in {folder} cannot be loaded: {error}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"model in {folder} must have all its weights, got none for {missing[:3]}; save it again, whole"
+    of_config = {key: value for key, value in options.items() if key in _FINDING}
+    config = options.pop("config", None) or AutoConfig.from_pretrained(name, **of_config)
+    if config.is_encoder_decoder:
+        got = f"got {config.model_type!r}, an encoder-decoder"
+        raise ModelError(f"model must be a decoder, {got}; use a causal language model")
+    with _quiet_transformers():
+        return AutoModel.from_pretrained(  # type: ignore[no-any-return]
+            name, config=config, **{**options, "use_safetensors": True, "output_loading_info": True}
         )
-    return getattr(model, "language_model", model).eval()  # of a vision-language model, the language part
+
+
+# Options that say where a model's files are found, for its config too.
+_FINDING = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.allocator import keep_freed_memory
 from echo_core.engine.batches import Batch, BatchSize, pack_rows, pad_rows, round_up
 from echo_core.engine.decoder import Decoder
+from echo_core.engine.loading import load_decoder
 from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import Ids, PrefixCache, likely_prefix, prefix_of
 from echo_core.errors import ModelError
@@ -140,6 +141,8 @@ class Runner(Generic[Model]):
         )
 
 
-def load_runner(folder: Path, config: EchoConfig, runtime: Runtime) -> Runner[Decoder]:
-    """The runner of a checkpoint's decoder; raises like ``Decoder``."""
-    return Runner(Decoder(folder, config, runtime), config.pooling, runtime.token_budget)
+def load_runner(
+    folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: Sequence[int] = ()
+) -> Runner[Decoder]:
+    """The runner of a checkpoint's decoder; raises like ``load_decoder``."""
+    return Runner(load_decoder(folder, config, runtime, probe_ids), config.pooling, runtime.token_budget)

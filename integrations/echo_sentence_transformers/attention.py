@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from echo_core.engine.architecture import exact_attention
-from echo_core.engine.attention.interface import Forward, choose_layout
+from echo_core.engine.attention.choose import choose_attention
+from echo_core.engine.probes import Forward, probe_rows
 
 _lock = threading.Lock()
 
@@ -25,15 +26,16 @@ class RowAttention:
         self._found: dict[tuple[str, torch.dtype], tuple[str, str]] = {}  # device and dtype → layout, attention
 
     def switch_on(self, model: Any, forward: Forward) -> str:
-        """How rows shall lie, as ``choose_layout`` finds once for a device and dtype; from here on the attention that it found best serves."""
+        """How rows shall lie, as ``choose_attention`` finds once for a device and dtype; from here on the attention that it found best serves."""
         if self._chosen:
             return "padded"
         with _lock:
             key = (next(model.parameters()).device.type, model.dtype)
             if key not in self._found:
                 self.switch_off(model)
-                layout = choose_layout(model, forward)
-                self._found[key] = (layout, model.config._attn_implementation)
+                vocabulary = model.config.get_text_config(decoder=True).vocab_size
+                found = choose_attention(model, forward, probe_rows((), vocabulary, next(model.parameters()).device))
+                self._found[key] = (found.layout, found.name)
             layout, attention = self._found[key]
             _set_attention(model, attention)
         return layout

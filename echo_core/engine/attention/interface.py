@@ -7,31 +7,19 @@ window that the model keeps to itself) is refused, and the caller goes back to t
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from echo_core.engine.attention.cpu import attend_on_cpu
-from echo_core.engine.attention.cuda import attend_on_cuda, varlen_available
+from echo_core.engine.attention.cuda import attend_on_cuda
 from echo_core.engine.attention.heads import Heads
-from echo_core.engine.attention.packing import Packing, by_varlen
-from echo_core.engine.prefix_cache import Prefix
+from echo_core.engine.attention.packing import Packing
 from echo_core.errors import ModelError
 
-log = logging.getLogger("echo_core")
-
 ROWS = "echo_rows"  # the name under which transformers knows the function
-ROWS_UNCOMPILED = "echo_rows_uncompiled"  # the same, left out of a compiled layer: its loops over blocks and rows would be compiled for each length
-LAYOUTS = ("packed", "padded")  # rows end to end, or below each other
-_PACKING = ("cuda", "cpu")  # devices where that is the default: on a CPU no slower (LOG.md), on CUDA not measured yet
-_PROBE, _SHARED = (
-    6,
-    2,
-)  # tokens of the rows that both attentions are compared on, and of those that two of them begin with
-Forward = Callable[[Tensor, Sequence[int] | None, int, Prefix | None], Tensor]  # as ``Decoder.forward``
 KERNELS: dict[str, Callable[[Heads, Packing], Tensor]] = {"cuda": attend_on_cuda}  # another device: attend_on_cpu
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
@@ -41,78 +29,6 @@ def register_attention() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(ROWS, attend_rows)
-
-
-def register_uncompiled() -> None:
-    """The same under ROWS_UNCOMPILED."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(ROWS_UNCOMPILED, torch.compiler.disable(attend_rows))  # type: ignore[no-untyped-call]
-
-
-def choose_layout(model: Any, forward: Forward, wanted: str = "auto") -> str:
-    """How rows shall lie, of LAYOUTS: what suits the device, and this model can. Says in the log why they cannot be packed.
-
-    With it our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best.
-
-    Args:
-        model: of transformers.
-        forward: ids (B, T), the rows' lengths if they lie end to end in one, and the tokens that all share → the model's states (B, T, D).
-        wanted: "packed", "padded" or "auto".
-    """
-    device = next(model.parameters()).device.type
-    packs = device in _PACKING if wanted == "auto" else wanted == "packed"
-    if packs:
-        problem = _switch(model, forward, packed=True)
-        if problem is None:
-            return "packed"
-        log.warning("rows are padded instead of laid end to end: %s", problem)
-    if device == "cpu":
-        _switch(model, forward, packed=False)
-    return "padded"
-
-
-def _switch(model: Any, forward: Forward, packed: bool) -> str | None:
-    """Switch to our attention, or give the reason why not, with the model as before."""
-    if by_varlen(next(model.parameters()).device) and not varlen_available():
-        return f"torch {torch.__version__} has no varlen attention with windows and grouped heads"
-    before, name = model.config._attn_implementation, type(model).__name__
-    try:
-        apart = _compare(model, forward, packed)
-    except Exception as error:  # a model may fail in any way over arguments that it does not know
-        problem = f"{name} cannot: {error}"
-    else:
-        if apart <= max(1e-3, 16 * torch.finfo(model.dtype).eps):
-            return None
-        problem = f"states of {name} differ by {apart:.2g} of their length, so its rows see each other"
-    model.set_attn_implementation(before)
-    return problem
-
-
-@torch.inference_mode()
-def _compare(model: Any, forward: Forward, packed: bool) -> float:
-    """Switch; how far short rows' states, end to end or padded, then are from those before, as a share of their length."""
-    ids = torch.arange(2 * _PROBE).view(2, _PROBE).flip(0) % model.config.get_text_config(decoder=True).vocab_size
-    ids = torch.cat([ids, torch.cat([ids[0, :_SHARED], ids[1, _SHARED:]])[None]]).to(next(model.parameters()).device)
-    own = forward(ids, None, 0, None)
-    register_attention()
-    model.set_attn_implementation(ROWS)
-    if not packed:
-        return _apart(forward(ids, None, 0, None), own)
-    packed_states = forward(ids.view(1, -1), [_PROBE] * 3, 0, None).view_as(own)
-    once, expected = (
-        torch.cat([of[0], of[2, _SHARED:]]) for of in (ids, own)
-    )  # the first row and the third begin alike
-    prefix, lengths = Prefix(once[:_SHARED].cpu().numpy()), [_PROBE - _SHARED] * 2
-    filling = forward(once[None], lengths, _SHARED, prefix)[0]
-    prefix.filled = True
-    behind = forward(once[None, _SHARED:], lengths, _SHARED, prefix)[0]
-    return max(_apart(packed_states, own), _apart(filling, expected), _apart(behind, expected[_SHARED:]))
-
-
-def _apart(states: Tensor, expected: Tensor) -> float:
-    """The largest share of a state (…, D) that it is off."""
-    return float(((states - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-6)).max())
 
 
 def attend_rows(

@@ -7,26 +7,47 @@ multiples of 16 stay as they are, and so do embeddings, norms and attention.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from echo_core.config import Runtime
+from echo_core.engine.decoder import Decoder
+from echo_core.engine.probes import FP8_COSINE, fp8_cosine
 from echo_core.errors import ConfigError
 
 CAPABILITY = (8, 9)
-COSINE = 0.995  # least, of probe rows' mean states before and after
-_LEAST = 1e-12  # taken as a token's largest number, so that one of zeros only (a padding token's embedding, say) is not divided by 0
+_LEAST = 1e-12  # taken as a token's largest number, so that one of zeros only (a padding token's embedding) is not divided by 0
 
 
-def check_fp8(device: torch.device) -> None:
-    """Raise ConfigError where 8 bits cannot be multiplied: another device, an older GPU, no torchao."""
+def check_fp8(runtime: Runtime, device: torch.device) -> None:
+    """Raise ConfigError where 8 bits are asked for and cannot be multiplied: another device, an older GPU, no torchao."""
+    if runtime.dtype != "fp8":
+        return
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
         capability = ".".join(map(str, CAPABILITY))
-        raise ConfigError(
-            f"dtype 'fp8' needs a CUDA GPU of compute capability {capability} or more, got {_describe(device)}; use bfloat16"
-        )
+        needed = f"a CUDA GPU of compute capability {capability} or more"
+        raise ConfigError(f"dtype 'fp8' needs {needed}, got {_describe(device)}; use bfloat16")
     try:
         import torchao  # noqa: F401
     except ImportError as error:
         raise ConfigError("dtype 'fp8' needs torchao; pip install 'echo-embed[fp8]'") from error
+
+
+@torch.inference_mode()
+def quantize(decoder: Decoder, runtime: Runtime) -> None:
+    """Quantise the decoder's linear layers, where that is asked for.
+
+    Raises:
+        ConfigError: the states of probe rows point elsewhere than in bfloat16.
+    """
+    if runtime.dtype != "fp8":
+        return
+    rows = decoder.probe_rows()
+    expected = decoder.forward(rows)
+    quantize_linear(decoder.model)
+    cosine = fp8_cosine(decoder.forward(rows), expected)
+    if not cosine >= FP8_COSINE:  # not a number is refused too
+        kept = f"keep a cosine of {FP8_COSINE} to bfloat16 on this model"
+        raise ConfigError(f"dtype 'fp8' must {kept}, got {cosine:.4f}; use bfloat16")
 
 
 def quantize_linear(model: nn.Module) -> None:
@@ -37,15 +58,6 @@ def quantize_linear(model: nn.Module) -> None:
         granularity=PerRow(), activation_value_lb=_LEAST, set_inductor_config=False
     )
     quantize_(model, config)
-
-
-def check_exact_enough(states: Tensor, expected: Tensor) -> None:
-    """Raise ConfigError if the rows' mean states (B, T, D) point elsewhere than in bfloat16."""
-    cosine = float(torch.cosine_similarity(states.float().mean(1), expected.float().mean(1)).min())
-    if not cosine >= COSINE:  # not a number is refused too
-        raise ConfigError(
-            f"dtype 'fp8' must keep a cosine of {COSINE} to bfloat16 on this model, got {cosine:.4f}; use bfloat16"
-        )
 
 
 def _describe(device: torch.device) -> str:

@@ -1,16 +1,41 @@
 """Weights of linear layers as oneDNN's products read them, on a CPU: a plain product lays its weights out anew at every call.
 
 In float32 it also takes torch's products from MKL to oneDNN. The operators are those that torch's own compiler uses; they are not documented, so a
-check at load tells whether they are there and right (``Decoder``). LOG.md has what was gained. No gradients flow.
+probe tells whether they are there and right. LOG.md has what was gained. No gradients flow.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from echo_core.config import Runtime
+from echo_core.engine.decoder import Decoder
+from echo_core.engine.probes import products_are_right
+
+log = logging.getLogger("echo_core")
+
+
+@torch.inference_mode()
+def pack(decoder: Decoder, runtime: Runtime) -> None:
+    """Pack the weights of a decoder on a CPU, if that leaves the states of probe rows as they are."""
+    if decoder.device.type != "cpu":
+        return
+    rows = decoder.probe_rows()
+    plain = decoder.forward(rows)
+    try:
+        pack_weights(decoder.model)
+        if products_are_right(decoder.forward(rows), plain):
+            return
+        problem: object = "states differ"
+    except Exception as error:  # no oneDNN, a dtype that it cannot multiply here, a module that reads its layers' weights itself
+        problem = error
+    log.debug("weights stay as they are: %s", problem)
+    unpack_weights(decoder.model)
 
 
 class PackedLinear(nn.Module):
@@ -29,7 +54,7 @@ class PackedLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, states: Tensor) -> Tensor:
-        """The product, without an activation behind it."""
+        """The product, without an activation after it."""
         return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
     def unpack(self) -> nn.Linear:

@@ -16,6 +16,7 @@ from tiny_models import FAMILIES, LAYERS, WIDTH
 from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.batches import pad_rows
 from echo_core.engine.decoder import Decoder
+from echo_core.engine.loading import load_decoder
 from echo_core.errors import ConfigError, ModelError
 from echo_core.text.rows import Row, Span
 
@@ -23,7 +24,7 @@ FP32 = Runtime(device="cpu", dtype="float32")
 
 
 def decoder(folder: Path, layer: int = -1, runtime: Runtime = FP32) -> Decoder:
-    return Decoder(folder, EchoConfig(layer=layer), runtime)
+    return load_decoder(folder, EchoConfig(layer=layer), runtime)
 
 
 @pytest.fixture
@@ -94,16 +95,16 @@ def test_layers_behind_the_read_out_are_neither_kept_nor_run(tiny_llama: Path, l
     model.states(pad_rows([Row(np.array([5, 6]), (Span(0, 0, 2),))]))
     kept = layer if layer > 0 else LAYERS + 1 + layer
     assert len(ran) == kept
-    assert sum(isinstance(module, LlamaDecoderLayer) for module in model._model.modules()) == kept
+    assert sum(isinstance(module, LlamaDecoderLayer) for module in model.model.modules()) == kept
 
 
 def test_memory_is_that_of_the_layers_that_are_left(tiny_llama: Path):
     def numbers(layer: int) -> int:
-        return sum(parameter.numel() for parameter in decoder(tiny_llama, layer)._model.parameters())
+        return sum(parameter.numel() for parameter in decoder(tiny_llama, layer).model.parameters())
 
     one = numbers(2) - numbers(1)
     assert numbers(3) - numbers(2) == one > 0
-    names = {name for name, _ in decoder(tiny_llama)._model.named_modules()}
+    names = {name for name, _ in decoder(tiny_llama).model.named_modules()}
     assert not any("lm_head" in name for name in names)
 
 
@@ -173,7 +174,7 @@ def test_code_that_comes_with_a_checkpoint_is_not_run_unless_asked(copy: Path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_weights_have_the_dtype_asked_for(tiny_llama: Path, dtype: str):
     model = decoder(tiny_llama, runtime=Runtime(device="cpu", dtype=dtype))
-    assert {parameter.dtype for parameter in model._model.parameters()} == {getattr(torch, dtype)}
+    assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, dtype)}
     assert model.states(pad_rows([Row(np.array([5]), (Span(0, 0, 1),))])).dtype == getattr(torch, dtype)
 
 
@@ -195,4 +196,4 @@ def test_the_sliding_window_is_known_where_it_is_in_use(family: str, window: int
 
 def test_soft_caps_are_computed_by_every_version_of_transformers(model_folder: ModelFolder):
     """Gemma 2 was run by transformers' sdpa in its older versions of 5, which leaves soft caps out without a word."""
-    assert decoder(model_folder("gemma2"))._model.config._attn_implementation == "eager"
+    assert decoder(model_folder("gemma2")).model.config._attn_implementation == "eager"

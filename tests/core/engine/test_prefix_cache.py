@@ -14,6 +14,8 @@ from oracle import open_oracle
 from tiny_models import FAMILIES
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core.engine.decoder import Decoder
+from echo_core.engine.loading import load_model
 from echo_core.engine.prefix_cache import (
     KEPT,
     MOST,
@@ -231,10 +233,7 @@ def test_a_row_that_does_not_fit_even_then_is_an_error(runner: Runner, monkeypat
 
 def test_a_compiled_model_keeps_none(tiny_llama: Path):
     """Its code would be compiled anew for each."""
-    decoder = load_runner(
-        tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu", dtype="float32", compile=True)
-    ).decoder
-    assert not decoder.keeps
+    decoder = Decoder(load_model(tiny_llama, torch.float32, False), [-1], keeps=False)
     assert find(PrefixCache(decoder.keeps), rows_of(100)) == (None, 100)
 
 

@@ -38,7 +38,7 @@ def test_a_band_of_rows_laid_end_to_end_is_that_of_padded_ones(tiny_llama):
 
 def test_layers_behind_the_deepest_of_a_band_do_not_run(tiny_llama):
     encoder = EchoEncoder(EchoConfig(str(tiny_llama), layer=(1, 2)), SLOW)
-    assert encoder._engine.runner.decoder._settings.num_hidden_layers == 2
+    assert encoder._engine.runner.decoder.settings.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize("layer", [(1, 4), (-4, 1), (1, -3), (1, 1)])
@@ -63,7 +63,7 @@ def test_a_pass_that_failed_half_way_leaves_nothing_behind(tiny_llama):
     """States collected before a failure (out of memory in a later layer) were added to those of the next pass."""
     encoder = EchoEncoder(EchoConfig(str(tiny_llama), layer=(1, 3)), SLOW)
     wanted = encoder.encode_documents(TEXTS)
-    layers = encoder._engine.runner.decoder._readout.layers
+    layers = encoder._engine.runner.decoder.readout.layers
     failing = layers[2].register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
     with pytest.raises(RuntimeError, match="no memory"):
         encoder.encode_documents(TEXTS)

@@ -11,11 +11,13 @@ from tiny_models import FAMILIES, WINDOW
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.engine.attention.interface import ROWS, attend_rows, choose_layout
+from echo_core.engine.attention.choose import choose_attention
+from echo_core.engine.attention.interface import ROWS, attend_rows
 from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import pack_rows, pad_rows, round_up
-from echo_core.engine.decoder import Decoder
+from echo_core.engine.loading import load_decoder
 from echo_core.engine.prefix_cache import shared_tokens
+from echo_core.engine.probes import probe_rows
 from echo_core.engine.runner import load_runner
 from echo_core.errors import ModelError
 from echo_core.text.rows import Row, Span
@@ -70,7 +72,7 @@ def test_a_model_whose_rows_see_each_other_falls_back(tiny_llama, monkeypatch, c
         lambda lengths, *others: packing_arguments([sum(lengths)], *others),
     )
     with caplog.at_level(logging.WARNING, "echo_core"):
-        decoder = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime())
+        decoder = load_decoder(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime())
     assert decoder.layout == "padded"
     assert "see each other" in caplog.text
 
@@ -87,7 +89,7 @@ def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
             layout = {} if lengths is None else packing_arguments(lengths, CPU, shared, ids.shape[1], prefix)
             return model(input_ids=ids, use_cache=False, **layout).last_hidden_state
 
-        assert choose_layout(model, forward, kind) == kind
+        assert choose_attention(model, forward, probe_rows((), model.config.vocab_size, CPU), kind).layout == kind
         batch = lay_out(rows)
         states = forward(batch.ids, batch.lengths).flatten(0, 1)
         sum(states[start:end].square().sum() for start, end in batch.spans).backward()
@@ -99,7 +101,7 @@ def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "gemma3"])
 def test_what_stands_behind_the_last_row_changes_nothing(family, model_folder):
     folder = model_folder(family)
-    decoder = Decoder(folder, EchoConfig(str(folder)), packed_runtime())
+    decoder = load_decoder(folder, EchoConfig(str(folder)), packed_runtime())
     for lengths in ([70, 60, 33], [163]):
         rows = rows_of(lengths)
         exact, rounded = pack_rows(rows), pack_rows(rows, rounded=True)
@@ -142,7 +144,7 @@ def test_a_window_that_the_model_keeps_to_itself_is_refused():
 @pytest.mark.parametrize(("attention", "packs"), [("auto", True), ("packed", True), ("padded", False)])
 def test_a_cpu_lays_rows_end_to_end_unless_the_runtime_says_otherwise(attention, packs, tiny_llama):
     runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), packed_runtime(attention))
-    assert runner.decoder._model.config._attn_implementation == ROWS
+    assert runner.decoder.model.config._attn_implementation == ROWS
     assert [end_to_end(runner, lengths) for lengths in ([40], [163], [40, 5, 5])] == [False, packs, packs], (
         "one row in a round number of tokens needs no packing"
     )
@@ -201,18 +203,5 @@ def test_a_shared_beginning_ends_before_the_first_span_and_is_not_sought_with_sl
 
 def test_a_model_that_our_attention_cannot_serve_keeps_its_own(model_folder):
     folder = model_folder("gemma2")
-    decoder = Decoder(folder, EchoConfig(str(folder)), packed_runtime("padded"))
-    assert decoder._model.config._attn_implementation != ROWS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layer", [-1, 2])
-def test_compiled_layers_give_the_same_vectors(layer, tiny_llama, monkeypatch):
-    monkeypatch.setattr(
-        "echo_core.engine.decoder.WORTH", 0
-    )  # prune the last layer, which is not compiled, in short batches too
-    config = EchoConfig(str(tiny_llama), layer=layer)
-    plain, compiled = (
-        EchoEncoder(config, Runtime(device="cpu", dtype="float32", compile=flag)) for flag in (False, True)
-    )
-    np.testing.assert_allclose(compiled.encode_documents(TEXTS), plain.encode_documents(TEXTS), atol=2e-5)
+    decoder = load_decoder(folder, EchoConfig(str(folder)), packed_runtime("padded"))
+    assert decoder.model.config._attn_implementation != ROWS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.engine.batches import pack_rows, pad_rows
-from echo_core.engine.decoder import Decoder
+from echo_core.engine.loading import load_decoder
 from echo_core.engine.speedups.packed_weights import PackedLinear, pack_weights, unpack_weights
 from echo_core.text.rows import Row, Span
 
@@ -66,7 +66,7 @@ def test_a_subclass_of_a_linear_layer_stays_as_it_may_do_more():
 
 
 def test_no_gradient_is_pretended(tiny_llama):
-    states = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), runtime()).forward(torch.arange(6)[None])
+    states = load_decoder(tiny_llama, EchoConfig(str(tiny_llama)), runtime()).forward(torch.arange(6)[None])
     assert not states.requires_grad
 
 
@@ -76,11 +76,11 @@ def test_states_are_those_of_plain_weights_on_any_family(
     family: str, dtype: str, apart: float, model_folder: ModelFolder
 ):
     folder = model_folder(family)
-    model = Decoder(folder, EchoConfig(str(folder)), runtime(dtype))
+    model = load_decoder(folder, EchoConfig(str(folder)), runtime(dtype))
     batch = pad_rows(ROWS) if model.layout == "padded" else pack_rows(ROWS)
     packed = model.states(batch).float()
-    linear = packed_layers(model._model)
-    unpack_weights(model._model)
+    linear = packed_layers(model.model)
+    unpack_weights(model.model)
     plain = model.states(batch).float()
     assert linear > 0 or family == "gpt2", "whose layers are of a class of transformers"
     for start, end in batch.spans:
@@ -105,11 +105,6 @@ def test_where_it_is_absent_or_wrong_the_weights_stay_and_the_log_says_so(
     monkeypatch.setattr(PackedLinear, method, fault)
     with caplog.at_level(logging.DEBUG, "echo_core"):
         encoder = EchoEncoder(EchoConfig(str(tiny_llama)), runtime())
-    assert packed_layers(encoder._engine.runner.decoder._model) == 0
+    assert packed_layers(encoder._engine.runner.decoder.model) == 0
     assert [record for record in caplog.records if told in record.message]
     np.testing.assert_allclose(encoder.encode_queries(["two words"]), expected, atol=1e-6)
-
-
-def test_compiled_layers_keep_plain_weights(tiny_llama):
-    model = Decoder(tiny_llama, EchoConfig(str(tiny_llama)), runtime(compile=True))
-    assert packed_layers(model._model) == 0

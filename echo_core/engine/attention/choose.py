@@ -1,0 +1,89 @@
+"""Which attention serves a model, and with it how rows lie: ours, where a probe finds that it computes what the model's own does, else that."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from echo_core.engine.attention.cuda import varlen_available
+from echo_core.engine.attention.interface import ROWS, register_attention
+from echo_core.engine.attention.packing import by_varlen
+from echo_core.engine.probes import Forward, end_to_end, rows_stay_apart, sum_is_right
+
+log = logging.getLogger("echo_core")
+
+LAYOUTS = ("packed", "padded")  # rows end to end, or below each other
+OWN = "own"  # besides config.ATTENTIONS: an attention that the user chose stays, and rows are padded
+_PACKING = ("cuda", "cpu")  # devices where that is the default: on a CPU no slower (LOG.md), on CUDA not measured yet
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How rows lie, of LAYOUTS, and the name by which transformers knows the attention for them."""
+
+    layout: str
+    name: str
+
+
+def choose_attention(model: Any, forward: Forward, rows: Tensor, wanted: str = "auto") -> Attention:
+    """What serves the model on its device and in its dtype; from here on the model uses it.
+
+    Our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best. The log says why rows cannot be
+    packed: as a warning where something is wrong, or where packing was asked for.
+
+    Args:
+        model: of transformers, with its own attention.
+        forward: the model's states, as ``Decoder.forward``.
+        rows: of ``probe_rows``.
+        wanted: "packed", "padded", "auto" or OWN.
+    """
+    own = model.config._attn_implementation
+    if wanted == OWN:
+        return Attention("padded", own)
+    packs = rows.device.type in _PACKING if wanted == "auto" else wanted == "packed"
+    if packs and _serves(model, forward, rows, packed=True, asked=wanted == "packed"):
+        return Attention("packed", ROWS)
+    if rows.device.type == "cpu" and _serves(model, forward, rows, packed=False, asked=False):
+        return Attention("padded", ROWS)
+    return Attention("padded", own)
+
+
+def use_attention(model: Any, name: str) -> None:
+    """Switch the model to an attention that transformers knows by this name."""
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(name)
+
+
+@torch.inference_mode()
+def _serves(model: Any, forward: Forward, rows: Tensor, packed: bool, asked: bool) -> bool:
+    """Whether our attention serves; if so, the model uses it."""
+    own = model.config._attn_implementation
+    problem, level = None, logging.WARNING
+    try:
+        problem = _problem(model, forward, rows, packed)
+    except Exception as error:  # a model may fail in any way over arguments that it does not know
+        problem, level = f"{type(model).__name__} cannot: {error}", logging.WARNING if asked else logging.INFO
+    if problem is None:
+        return True
+    use_attention(model, own)
+    log.log(level if packed else logging.DEBUG, "rows are padded instead of laid end to end: %s", problem)
+    return False
+
+
+def _problem(model: Any, forward: Forward, rows: Tensor, packed: bool) -> str | None:
+    """What is wrong with our attention in this model, to which it is switched."""
+    if packed and by_varlen(rows.device) and not varlen_available():
+        raise RuntimeError(f"torch {torch.__version__} has no varlen attention with windows and grouped heads")
+    own = forward(rows, None, 0, None)
+    register_attention()
+    use_attention(model, ROWS)
+    name = type(model).__name__
+    if packed and not rows_stay_apart(forward, rows):
+        return f"states of {name} change with another row's tokens, so its rows see each other"
+    if not sum_is_right(end_to_end(forward, rows) if packed else forward(rows, None, 0, None), own):
+        return f"states of {name} are others than by its own attention"
+    return None

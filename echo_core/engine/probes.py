@@ -1,0 +1,123 @@
+"""Questions to a model at load, each answered by three short rows: is it causal, and is it still the same after a change?
+
+Ask what is meant. *Do rows see each other?* Change one row: the others' states must stay, as nothing else in the pass has changed. *Is the sum
+right?* Compare with the model's own attention. In half precision a few tokens of a pretrained model are chaotic (a rounding moves their states by
+more than their length, in any exact attention), so there a row's middle state counts, and the ids should be plain text, not special tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from echo_core.engine.batches import Batch
+from echo_core.engine.prefix_cache import Prefix
+
+ROW, SHARED = 6, 2  # tokens of a probe row, and those that the first and the third begin with
+_DIFFERENT = 2 * ROW  # ids that are needed
+
+Forward = Callable[[Tensor, Sequence[int] | None, int, Prefix | None], Tensor]  # as ``Decoder.forward``
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far states may be off, as a share of their length."""
+
+    exact: float  # in float32
+    roundings: float  # in half precision, in units of the dtype's own rounding
+
+    def of(self, dtype: torch.dtype) -> float:
+        """The share for a dtype."""
+        return max(self.exact, self.roundings * torch.finfo(dtype).eps)
+
+
+TOLERANCES = {
+    "unmoved": Tolerance(1e-4, 4),  # the same sizes, another token: only a mixture of experts adds up otherwise then
+    "same sum": Tolerance(1e-3, 16),  # another attention, in another order
+    "same product": Tolerance(1e-4, 16),  # other machine code for the same numbers
+}
+FP8_COSINE = 0.995  # least, of rows' mean states
+
+
+def probe_rows(ids: Sequence[int], vocabulary: int, device: torch.device) -> Tensor:
+    """Three rows of ids, (3, ROW) int64 on the device: the third begins like the first and goes on like the second.
+
+    Args:
+        ids: plain text of the model's language; where too few differ, ids from the middle of the vocabulary stand in, as special tokens are at its
+            ends.
+        vocabulary: V; ids beyond it are left out.
+        device: of the model.
+    """
+    middle = (vocabulary // 3 + place * max(1, vocabulary // (3 * _DIFFERENT)) for place in range(_DIFFERENT))
+    different = list(dict.fromkeys(i for i in (*ids, *middle) if i < vocabulary))[:_DIFFERENT]
+    filled = [different[place % len(different)] for place in range(_DIFFERENT)]
+    first, second = torch.tensor(filled, dtype=torch.int64, device=device).view(2, ROW)
+    return torch.stack([first, second, torch.cat([first[:SHARED], second[SHARED:]])])
+
+
+def is_causal(forward: Forward, rows: Tensor) -> bool:
+    """Whether all states but the last stay as they are when the last token is another."""
+    other = rows.clone()
+    other[:, -1] = rows[:, 1]
+    return near("unmoved", forward(other, None, 0, None)[:, :-1], forward(rows, None, 0, None)[:, :-1])
+
+
+def rows_stay_apart(forward: Forward, rows: Tensor) -> bool:
+    """Whether, in rows laid end to end, the other rows' states stay as they are when the first one ends otherwise."""
+    other = rows.clone()
+    other[0, SHARED:] = rows[0, SHARED:].flip(0)
+    unchanged = [place for place, row in enumerate(_END_TO_END) if row != 0]
+    return near("unmoved", end_to_end(forward, other)[unchanged], end_to_end(forward, rows)[unchanged])
+
+
+def sum_is_right(states: Tensor, own: Tensor) -> bool:
+    """Whether the states (3, ROW, D) of padded rows, or what ``end_to_end`` gives, are those of the model's own attention, (3, ROW, D)."""
+    return near("same sum", states, own if states.shape == own.shape else own[list(_END_TO_END), SHARED:])
+
+
+def products_are_right(states: Tensor, plain: Tensor) -> bool:
+    """Whether the states with other machine code are those with torch's own."""
+    return near("same product", states, plain)
+
+
+def pooled_states_stay(forward: Forward, rows: Tensor, pruned: Callable[[Batch], AbstractContextManager[None]]) -> bool:
+    """Whether pruning leaves the states of spans, here of each row's last two tokens, as they are."""
+    spans = tuple((end - 2, end) for end in range(ROW, rows.numel() + 1, ROW))
+    whole = forward(rows, None, 0, None)[:, -2:]
+    with pruned(Batch(rows.cpu(), spans)):
+        return near("same product", forward(rows, None, 0, None)[:, -2:], whole)
+
+
+def fp8_cosine(states: Tensor, expected: Tensor) -> float:
+    """The least cosine of rows' mean states (B, T, D) in 8 bits to those before; to be compared with FP8_COSINE."""
+    return float(torch.cosine_similarity(states.float().mean(1), expected.float().mean(1)).min())
+
+
+_END_TO_END = (0, 1, 2, 0, 2, 0, 2)  # which of the probe rows ``end_to_end`` gives the ends of
+
+
+def end_to_end(forward: Forward, rows: Tensor) -> Tensor:
+    """States of the rows' ends, (7, ROW - SHARED, D): laid end to end; after a beginning that is said once; after one that was kept."""
+    packed = forward(rows.view(1, -1), [ROW] * len(rows), 0, None).view(*rows.shape, -1)
+    once, ends = torch.cat([rows[0], rows[2, SHARED:]])[None], [ROW - SHARED] * 2
+    prefix = Prefix(once[0, :SHARED].cpu().numpy())
+    filling = forward(once, ends, SHARED, prefix)[0, SHARED:]
+    prefix.filled = True
+    after = forward(once[:, SHARED:], ends, SHARED, prefix)[0]
+    return torch.cat([packed[:, SHARED:], torch.cat([filling, after]).view(-1, ROW - SHARED, packed.shape[-1])])
+
+
+def near(question: str, states: Tensor, expected: Tensor) -> bool:
+    """Whether states are the expected ones, within the tolerance of a question; not a number is not near."""
+    return apart(states, expected) <= TOLERANCES[question].of(states.dtype)
+
+
+def apart(states: Tensor, expected: Tensor) -> float:
+    """How far states (R, T, D) are off in the worst row, as a share of their length: by its worst state, in half precision by its middle one."""
+    states, expected, dtype = states.float(), expected.float(), states.dtype
+    off = (states - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)
+    return float((off.median(dim=-1).values if dtype.itemsize < 4 else off).max())
