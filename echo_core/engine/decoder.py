@@ -8,34 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from echo_core.engine.architecture import exact_attention, long_rows_from, sliding_window_of
-from echo_core.engine.attention.choose import OWN, Attention, choose_attention, use_attention
+from echo_core.engine.attention.choose import OWN, use_attention
 from echo_core.engine.attention.interface import register_attention
 from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import Batch, to_device
+from echo_core.engine.fit import Fit, fit_model
 from echo_core.engine.memory import Widths, choose_budget
 from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import Prefix
-from echo_core.engine.probes import is_causal, probe_rows
+from echo_core.engine.probes import probe_rows
 from echo_core.engine.readout import ReadOut, count_from_start
-from echo_core.engine.speedups.pruning import WORTH, Pruning, pruning_of
+from echo_core.engine.speedups.pruning import WORTH
 from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What probes found for a model on one device and in one dtype."""
-
-    attention: Attention
-    width: int  # D
-    pruning: Pruning | None  # of the last layer that runs; None: it bears none
 
 
 class Decoder:
@@ -167,16 +158,23 @@ class Decoder:
         Args:
             ids: (B, T) on the device, rows padded on the right, as pooled tokens never see the padding and no mask is needed; or, with
                 ``lengths``, all rows end to end: (1, N).
-            lengths: tokens of each row laid end to end. Our attention serves that, and those of transformers that follow positions.
-            shared: tokens that stand before all rows laid end to end, once; with our attention only.
+            lengths: tokens of each row laid end to end; with our attention only, as are the next two.
+            shared: tokens that stand before all rows laid end to end, once.
             prefix: keeps the shared tokens' keys and values, or, filled, has them, and the ids are without these tokens.
             slots: see ``token_prepending.overwrite``.
         """
         return self.readout.mean(self._pass(ids, lengths, shared, prefix), slots)
 
     def train_states(self, ids: Tensor, lengths: Sequence[int] | None = None, slots: Tensor | None = None) -> Tensor:
-        """States (B, T, D) for training: as ``forward``, by the model's own attention, which knows dropout."""
-        self.use_own_attention()
+        """States (B, T, D) for training, as ``forward``: padded rows by the model's own attention, rows end to end by ours.
+
+        Raises:
+            ModelError: rows end to end, and the model's layout is "padded", or it wants dropout in its attention.
+        """
+        if lengths is None:
+            self.use_own_attention()
+        elif self.layout != "packed":
+            raise ModelError(f"rows must be padded to train {type(self.model).__name__}, got rows laid end to end")
         return self.forward(ids, lengths, slots=slots)
 
     def use_own_attention(self) -> None:
@@ -193,7 +191,9 @@ class Decoder:
         if key not in self._fits:
             with load_lock():
                 if key not in self._fits:
-                    self._fits[key] = self._try_out()
+                    self.use_own_attention()
+                    rows, last = self.probe_rows(), self.readout.layers[-1]
+                    self._fits[key] = fit_model(self.model, last, self.forward, rows, self._wanted)
         fit = self._fits[key]
         use_attention(self.model, fit.attention.name)
         return fit
@@ -201,18 +201,6 @@ class Decoder:
     def probe_rows(self) -> Tensor:
         """The rows that the model is tried out on, see ``probes.py``."""
         return probe_rows(self._probe_ids, self.vocabulary, self.device)
-
-    @torch.inference_mode()
-    def _try_out(self) -> Fit:
-        self.use_own_attention()
-        rows = self.probe_rows()
-        width = self.forward(rows[:1, :1]).shape[-1]
-        looks_ahead = any(getattr(module, "is_causal", True) is False for module in self.model.modules())
-        if looks_ahead or not is_causal(self.forward, rows):
-            problem = f"got {type(self.model).__name__}, whose tokens see later ones"
-            raise ModelError(f"model must be a causal decoder, {problem}; take a causal language model")
-        attention = choose_attention(self.model, self.forward, rows, self._wanted)
-        return Fit(attention, width, pruning_of(self.readout.layers[-1], self.forward, rows))
 
     def _pruned(self, batch: Batch) -> AbstractContextManager[None]:
         pruning = self.prepare().pruning

@@ -49,7 +49,9 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
             keeps=not runtime.compile,
             probe_ids=probe_ids,
         )
-        decoder.model.requires_grad_(False).to(device)  # the layers after the read-out are gone, and never take memory there
+        decoder.model.requires_grad_(False).to(
+            device
+        )  # the layers after the read-out are gone, and never take memory there
         decoder.prepare()
         for speed_up in SPEEDUPS:
             speed_up(decoder, runtime)

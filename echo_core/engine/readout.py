@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from echo_core.errors import ConfigError, ModelError
 from echo_core.methods.token_prepending import prepend
 
-CUT = "echo_cut"  # in a config.json: layers were dropped before it was saved, so its last one too is read before the norm
+CUT = (
+    "echo_cut"  # in a config.json: layers were dropped before it was saved, so its last one too is read before the norm
+)
 
 Take = Callable[[int, Tensor], None]  # gets a layer's number, counted from 1, and its states (B, T, D)
 
@@ -137,7 +139,9 @@ def find_layers(model: nn.Module, count: int) -> nn.ModuleList:
         ModelError: the model has none, or they are not in one ModuleList.
     """
     if count < 1:
-        raise ModelError(f"num_hidden_layers of the model's config must be at least 1, got {count}; it has nothing to read out")
+        raise ModelError(
+            f"num_hidden_layers of the model's config must be at least 1, got {count}; it has nothing to read out"
+        )
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module

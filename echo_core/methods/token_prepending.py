@@ -7,11 +7,10 @@ family; rows in a padded batch or laid end to end alike, as slots are counted in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from echo_core.errors import ConfigError
@@ -19,7 +18,7 @@ from echo_core.errors import ConfigError
 Slots = Callable[[], Tensor | None]  # gives the slots of the pass under way, as ``overwrite`` takes them; None: none
 
 
-def prepend(layers: Sequence[nn.Module], prepend_layers: int, slots: Slots) -> None:
+def prepend(layers: nn.ModuleList, prepend_layers: int, slots: Slots) -> None:
     """Hook into the input of the layers 2 … ``prepend_layers``; with 1 nothing is overwritten, and the slot is a plain token.
 
     Raises:

@@ -15,7 +15,9 @@ from echo_core.errors import ConfigError
 def check_compile(runtime: Runtime, device: torch.device) -> None:
     """Raise ConfigError where compiling is asked for on another device than a CUDA GPU."""
     if runtime.compile and device.type != "cuda":
-        raise ConfigError(f"compile must be False on device {str(device)!r}, where it gains nothing, got True; leave it out")
+        raise ConfigError(
+            f"compile must be False on device {str(device)!r}, where it gains nothing, got True; leave it out"
+        )
 
 
 def compile_layers(decoder: Decoder, runtime: Runtime) -> None:

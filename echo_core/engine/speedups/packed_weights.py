@@ -32,7 +32,9 @@ def pack(decoder: Decoder, runtime: Runtime) -> None:
         if products_are_right(decoder.forward(rows), plain):
             return
         problem: object = "states differ"
-    except Exception as error:  # no oneDNN, a dtype that it cannot multiply here, a module that reads its layers' weights itself
+    except (
+        Exception
+    ) as error:  # no oneDNN, a dtype that it cannot multiply here, a module that reads its layers' weights itself
         problem = error
     log.debug("weights stay as they are: %s", problem)
     unpack_weights(decoder.model)

@@ -1,8 +1,11 @@
+"""A model that somebody else loaded, and may train, as a decoder; ``test_loading.py`` has those of a folder."""
+
 from __future__ import annotations
 
+import copy
 import json
-import logging
-import shutil
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,190 +13,173 @@ import numpy as np
 import pytest
 import torch
 from conftest import ModelFolder
-from oracle import PIECES, open_oracle
-from tiny_models import FAMILIES, LAYERS, WIDTH
+from oracle import open_oracle
+from transformers import AutoModel, AutoModelForCausalLM
 
-from echo_core.config import EchoConfig, Runtime
-from echo_core.engine.batches import pad_rows
+from echo_core import ConfigError, EchoConfig, ModelError, Runtime
+from echo_core.engine.attention.choose import OWN
+from echo_core.engine.attention.interface import ROWS
+from echo_core.engine.batches import Batch, pack_rows, pad_rows
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.loading import load_decoder
-from echo_core.errors import ConfigError, ModelError
+from echo_core.engine.pooling import pool_spans
+from echo_core.engine.readout import CUT
 from echo_core.text.rows import Row, Span
 
-FP32 = Runtime(device="cpu", dtype="float32")
+ROWS_OF_IDS = [Row(np.arange(n) * 7 % 300 + 3, (Span(i, n // 2, n),)) for i, n in enumerate((9, 30, 17))]
 
 
-def decoder(folder: Path, layer: int = -1, runtime: Runtime = FP32) -> Decoder:
-    return load_decoder(folder, EchoConfig(layer=layer), runtime)
+def wrapped(folder: Path, layers: Any = (-1,), **options: Any) -> Decoder:
+    return Decoder(AutoModel.from_pretrained(folder, dtype=torch.float32), layers, **options)
 
 
-@pytest.fixture
-def copy(tiny_llama: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
+def pooled(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return pool_spans(states, batch.spans, "mean")
 
 
-def edit_tensors(folder: Path, **changes: Any) -> None:
-    """Rewrite the weights: a tensor for a new one, None to leave it out."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = {**load_file(folder / "model.safetensors"), **changes}
-    save_file(
-        {name: tensor for name, tensor in tensors.items() if tensor is not None},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+@pytest.mark.parametrize("lay_out", [pad_rows, pack_rows])
+@pytest.mark.parametrize("layers", [(-1,), (-2,), (1, 3)])
+def test_states_of_a_wrapped_model_are_those_of_its_folder(tiny_llama: Path, layers: tuple[int, ...], lay_out):
+    batch = lay_out(ROWS_OF_IDS)
+    config = EchoConfig(str(tiny_llama), layer=layers)
+    loaded = load_decoder(tiny_llama, config, Runtime(device="cpu", dtype="float32"))
+    ours, theirs = (pooled(decoder.states(batch), batch) for decoder in (wrapped(tiny_llama, layers), loaded))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_states_of_padded_rows_are_those_of_each_row_alone(family: str, model_folder: ModelFolder):
-    """Padding needs no mask: under causal attention nothing that is pooled sees it. Rows longer than the sliding window among them."""
-    folder = model_folder(family)
-    rows = [Row(np.arange(7, 7 + n) * 5 % 380, (Span(i, 0, n),)) for i, n in enumerate([40, 31, 3, 1])]
-    batch = pad_rows(rows)
-    states = decoder(folder).states(batch)
-    for row, (start, end) in zip(rows, batch.spans, strict=True):
-        torch.testing.assert_close(
-            states[start:end], open_oracle(folder).states(row.ids.tolist()), atol=1e-5, rtol=1e-5
-        )
+def test_a_model_with_an_lm_head_lends_its_decoder(tiny_llama: Path):
+    whole = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    decoder = Decoder(whole, [-1])
+    assert decoder.model is whole.model
+    batch = pad_rows(ROWS_OF_IDS)
+    torch.testing.assert_close(decoder.states(batch), wrapped(tiny_llama).states(batch))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_first_token_of_the_second_saying_knows_the_last_word_and_that_of_the_first_does_not(
-    family: str, model_folder: ModelFolder
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "opt"])
+def test_training_states_of_rows_end_to_end_have_the_gradients_of_padded_ones(family: str, model_folder: ModelFolder):
+    rows = [Row(row.ids[:12], (Span(i, 2, min(12, len(row.ids))),)) for i, row in enumerate(ROWS_OF_IDS)]
+    gradients = []
+    for batch in (pad_rows(rows), pack_rows(rows)):
+        model = AutoModel.from_pretrained(model_folder(family), dtype=torch.float64)
+        decoder = Decoder(model, [-2])
+        pooled(decoder.train_states(batch.ids, batch.lengths).flatten(0, 1), batch).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    assert len(gradients[0]) > 10
+    for padded, packed in zip(*gradients, strict=True):
+        torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_end_to_end_are_refused_in_training_where_the_models_attention_alone_serves(model_folder: ModelFolder):
+    """A model's own attention may take rows laid end to end for one row, in silence: OPT's does."""
+    batch = pack_rows(ROWS_OF_IDS)
+    with pytest.raises(ModelError, match="rows must be padded to train Gemma2Model"):
+        wrapped(model_folder("gemma2")).train_states(batch.ids, batch.lengths)
+
+
+def test_a_model_in_training_mode_is_tried_out_without_its_dropout(model_folder: ModelFolder):
+    decoder = wrapped(model_folder("gpt2", resid_pdrop=0.5, embd_pdrop=0.5))
+    decoder.model.train()
+    assert decoder.layout == "packed"
+    assert decoder.model.training
+
+
+def test_training_runs_by_the_models_own_attention_and_inference_by_ours(tiny_llama: Path):
+    decoder, batch = wrapped(tiny_llama), pad_rows(ROWS_OF_IDS)
+    own = decoder.model.config._attn_implementation
+    assert not decoder.states(batch).requires_grad
+    assert decoder.model.config._attn_implementation == ROWS
+    assert decoder.train_states(batch.ids).requires_grad
+    assert decoder.model.config._attn_implementation == own != ROWS
+    decoder.states(batch)
+    decoder.use_own_attention()
+    assert decoder.model.config._attn_implementation == own
+
+
+def test_an_attention_that_the_user_chose_is_never_switched(tiny_llama: Path):
+    model = AutoModel.from_pretrained(tiny_llama, dtype=torch.float32, attn_implementation="eager")
+    decoder = Decoder(model, [-1], attention=OWN)
+    assert decoder.layout == "padded"
+    decoder.states(pad_rows(ROWS_OF_IDS))
+    assert model.config._attn_implementation == "eager"
+
+
+def test_another_dtype_is_tried_out_anew(tiny_llama: Path):
+    decoder, batch = wrapped(tiny_llama), pad_rows(ROWS_OF_IDS)
+    exact = pooled(decoder.states(batch), batch)
+    decoder.model.to(torch.bfloat16)
+    rough = decoder.states(batch)
+    assert rough.dtype is decoder.dtype is torch.bfloat16
+    assert torch.cosine_similarity(pooled(rough, batch), exact).min() > 0.99
+
+
+def test_weights_that_were_trained_meanwhile_are_those_that_run(tiny_llama: Path):
+    decoder, batch = wrapped(tiny_llama), pad_rows(ROWS_OF_IDS)
+    before = decoder.states(batch)
+    with torch.no_grad():
+        for parameter in decoder.model.parameters():
+            parameter.mul_(1.1)
+    assert not torch.equal(decoder.states(batch), before)
+
+
+@pytest.mark.parametrize("layer", [1, -2])
+def test_a_cut_model_says_so_when_it_is_saved_and_is_read_before_the_norm_again(
+    tiny_llama: Path, layer: int, tmp_path: Path
 ):
-    """The mechanism of arXiv 2402.15449, on every family; the sliding windows hold the whole row here."""
-    wide = {"sliding_window": 512} if "sliding_window" in FAMILIES[family].sizes else {}
-    folder = model_folder(family, **wide)
-    oracle, model = open_oracle(folder), decoder(folder)
-    said = [
-        oracle.ids_and_pooled(PIECES["echo"], {"text": f"The river froze twice last {word}"})
-        for word in ("winter", "Paris")
-    ]
-    (one, pooled), (other, _) = said
-    first = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    begins = one.index(one[pooled[0]])  # the first token of the first saying
-    assert begins < first < pooled[0]
-    seconds = [positions[0] for _, positions in said]
-    here, there = (model.states(pad_rows([Row(np.array(ids), (Span(0, 0, 1),))])) for ids, _ in said)
-    torch.testing.assert_close(here[begins], there[begins], atol=1e-5, rtol=0)
-    assert float((here[seconds[0]] - there[seconds[1]]).norm()) > 0.01 * float(here[seconds[0]].norm())
+    decoder, batch = wrapped(tiny_llama, [layer]), pad_rows(ROWS_OF_IDS)
+    states = decoder.states(batch)
+    decoder.model.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert (fields["num_hidden_layers"], fields[CUT]) == (decoder.readout.places[-1], True)
+    assert ROWS not in json.dumps(fields)
+    again = wrapped(tmp_path, [-1])
+    assert again.readout.places == decoder.readout.places
+    torch.testing.assert_close(again.states(batch), states)
 
 
-@pytest.mark.parametrize("layer", [1, 2, 3, -1, -2, -3])
-def test_layers_behind_the_read_out_are_neither_kept_nor_run(tiny_llama: Path, layer: int, monkeypatch):
-    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda decoder: pickle.loads(pickle.dumps(decoder))])
+def test_a_copy_gives_the_same_states_and_is_another_model(tiny_llama: Path, copied):
+    decoder, batch = wrapped(tiny_llama, (1, 3)), pack_rows(ROWS_OF_IDS)
+    states = decoder.states(batch)
+    other = copied(decoder)
+    torch.testing.assert_close(other.states(batch), states)
+    with torch.no_grad():
+        other.model.embed_tokens.weight.zero_()
+    assert not torch.allclose(other.states(batch), states)
+    torch.testing.assert_close(decoder.states(batch), states)
 
+
+def test_threads_that_share_a_model_each_get_their_own_states(tiny_llama: Path):
+    decoder = wrapped(tiny_llama, (1, 3))
+    batches = [pad_rows([row]) for row in ROWS_OF_IDS] * 20
+    expected = [decoder.states(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        for states, alone in zip(threads.map(decoder.states, batches), expected, strict=True):
+            torch.testing.assert_close(states, alone)
+
+
+@pytest.mark.parametrize("lay_out", [pad_rows, pack_rows])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_all_layers_are_pooled_from_one_pass(family: str, model_folder: ModelFolder, lay_out):
+    folder = model_folder(family)
+    decoder, oracle, batch = wrapped(folder), open_oracle(folder), lay_out(ROWS_OF_IDS)
     ran: list[int] = []
-    forward = LlamaDecoderLayer.forward
-
-    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        ran.append(1)
-        return forward(self, *args, **kwargs)
-
-    model = decoder(tiny_llama, layer)
-    monkeypatch.setattr(LlamaDecoderLayer, "forward", counting)
-    model.states(pad_rows([Row(np.array([5, 6]), (Span(0, 0, 2),))]))
-    kept = layer if layer > 0 else LAYERS + 1 + layer
-    assert len(ran) == kept
-    assert sum(isinstance(module, LlamaDecoderLayer) for module in model.model.modules()) == kept
+    decoder.readout.layers[0].register_forward_pre_hook(lambda *_: ran.append(1))
+    decoder.prepare()
+    ran.clear()
+    pooled_at = decoder.pooled_layers(batch, [1, 2, 3], "mean")
+    assert ran == [1]
+    assert pooled_at.shape == (3, len(ROWS_OF_IDS), decoder.width)
+    for layer, vectors in enumerate(pooled_at, start=1):
+        for row, vector in zip(ROWS_OF_IDS, vectors, strict=True):
+            own = oracle.states(row.ids.tolist(), layer)[row.spans[0].start : row.spans[0].end].mean(0)
+            torch.testing.assert_close(vector, own, atol=1e-5, rtol=1e-4)
 
 
-def test_memory_is_that_of_the_layers_that_are_left(tiny_llama: Path):
-    def numbers(layer: int) -> int:
-        return sum(parameter.numel() for parameter in decoder(tiny_llama, layer).model.parameters())
-
-    one = numbers(2) - numbers(1)
-    assert numbers(3) - numbers(2) == one > 0
-    names = {name for name, _ in decoder(tiny_llama).model.named_modules()}
-    assert not any("lm_head" in name for name in names)
+def test_layers_that_do_not_run_cannot_be_pooled(tiny_llama: Path):
+    with pytest.raises(ConfigError, match="layer must be from 1 to 2"):
+        wrapped(tiny_llama, [2]).pooled_layers(pad_rows(ROWS_OF_IDS), [3], "mean")
 
 
-@pytest.mark.parametrize("layer", [4, -4, 100])
-def test_a_layer_that_the_model_has_not_is_refused_with_the_range(tiny_llama: Path, layer: int):
-    with pytest.raises(ConfigError, match=f"layer must be from 1 to 3 or from -1 to -3 for this model, got {layer}"):
-        decoder(tiny_llama, layer)
-
-
-@pytest.mark.parametrize(("family", "message"), [("bert", "causal decoder, got BertModel"), ("t5", "encoder-decoder")])
-def test_a_model_that_is_no_decoder_is_refused(family: str, message: str, model_folder: ModelFolder):
-    with pytest.raises(ModelError, match=message):
-        decoder(model_folder(family))
-
-
-def test_bert_is_refused_in_half_precision_too(model_folder: ModelFolder):
-    with pytest.raises(ModelError, match="causal decoder"):
-        decoder(model_folder("bert"), runtime=Runtime(device="cpu", dtype="bfloat16"))
-
-
-def test_a_bert_that_calls_itself_a_decoder_is_one(model_folder: ModelFolder):
-    assert decoder(model_folder("bert", is_decoder=True)).width == WIDTH
-
-
-def test_weights_that_the_checkpoint_lacks_are_named(copy: Path):
-    edit_tensors(copy, **{"model.layers.1.mlp.up_proj.weight": None})
-    with pytest.raises(ModelError, match=r"must have all its weights, got none for \['layers.1.mlp.up_proj.weight'\]"):
-        decoder(copy)
-
-
-def test_a_missing_lm_head_is_no_loss(copy: Path, tiny_llama: Path):
-    edit_tensors(copy, **{"lm_head.weight": None})
-    assert decoder(copy).width == WIDTH
-
-
-def test_weights_of_another_shape_are_a_model_error(copy: Path):
-    edit_tensors(copy, **{"model.norm.weight": torch.ones(7)})
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        decoder(copy)
-
-
-@pytest.mark.parametrize("size", [0, 100, -10])
-def test_a_weight_file_that_is_cut_off_is_a_model_error(copy: Path, size: int):
-    path = copy / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        decoder(copy)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "no-such-type"}', "{}"])
-def test_a_config_that_transformers_cannot_read_is_a_model_error(copy: Path, content: str):
-    (copy / "config.json").write_text(content)
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        decoder(copy)
-
-
-def test_code_that_comes_with_a_checkpoint_is_not_run_unless_asked(copy: Path):
-    fields = json.loads((copy / "config.json").read_text())
-    fields.update(model_type="custom", auto_map={"AutoConfig": "custom.Config", "AutoModel": "custom.Model"})
-    (copy / "config.json").write_text(json.dumps(fields))
-    (copy / "custom.py").write_text("import pathlib; pathlib.Path(__file__).with_name('ran').touch()")
-    with pytest.raises(ModelError):
-        decoder(copy)
-    assert not list(copy.rglob("ran"))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_weights_have_the_dtype_asked_for(tiny_llama: Path, dtype: str):
-    model = decoder(tiny_llama, runtime=Runtime(device="cpu", dtype=dtype))
-    assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, dtype)}
-    assert model.states(pad_rows([Row(np.array([5]), (Span(0, 0, 1),))])).dtype == getattr(torch, dtype)
-
-
-def test_loading_is_quiet_and_leaves_transformers_logging_as_it_was(tiny_llama: Path, capfd, caplog):
-    from transformers.utils import logging as transformers_logging
-
-    before = transformers_logging.get_verbosity()
-    with caplog.at_level(logging.WARNING):
-        decoder(tiny_llama)
-    assert capfd.readouterr() == ("", "")
-    assert not caplog.records
-    assert transformers_logging.get_verbosity() == before
-
-
-@pytest.mark.parametrize(("family", "window"), [("mistral", 24), ("gemma3", 24), ("llama", None), ("qwen2", None)])
-def test_the_sliding_window_is_known_where_it_is_in_use(family: str, window: int | None, model_folder: ModelFolder):
-    assert decoder(model_folder(family)).sliding_window == window
-
-
-def test_soft_caps_are_computed_by_every_version_of_transformers(model_folder: ModelFolder):
-    """Gemma 2 was run by transformers' sdpa in its older versions of 5, which leaves soft caps out without a word."""
-    assert decoder(model_folder("gemma2")).model.config._attn_implementation == "eager"
+def test_a_wrapped_encoder_is_refused_at_its_first_use(model_folder: ModelFolder):
+    with pytest.raises(ModelError, match="causal decoder, got BertModel"):
+        wrapped(model_folder("bert")).states(pad_rows(ROWS_OF_IDS))

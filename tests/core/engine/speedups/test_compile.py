@@ -48,4 +48,6 @@ def test_compiled_layers_give_the_same_states(layer: int, model_folder: ModelFol
     plain, compiled = (Decoder(load_model(model_folder(), torch.float32, False), [layer]) for _ in range(2))
     compile_layers(compiled, Runtime(compile=True))
     for start, end in batch.spans:
-        torch.testing.assert_close(compiled.states(batch)[start:end], plain.states(batch)[start:end], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            compiled.states(batch)[start:end], plain.states(batch)[start:end], atol=2e-5, rtol=1e-4
+        )

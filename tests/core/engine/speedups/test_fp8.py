@@ -59,7 +59,9 @@ def test_a_model_that_does_not_bear_it_is_refused(fault: float, tiny_llama, monk
 
     decoder = load_decoder(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu", dtype="float32"))
     monkeypatch.setattr("echo_core.engine.speedups.fp8.quantize_linear", spoil)
-    with pytest.raises(ConfigError, match=r"must keep a cosine of 0\.995 to bfloat16 on this model, got (0\.\d{4}|nan)"):
+    with pytest.raises(
+        ConfigError, match=r"must keep a cosine of 0\.995 to bfloat16 on this model, got (0\.\d{4}|nan)"
+    ):
         quantize(decoder, FP8)
 
 

@@ -1,0 +1,55 @@
+"""What serves a model on one device and in one dtype, as its probes find: which attention, and whether its last layer can be pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from echo_core.engine.attention.choose import Attention, choose_attention
+from echo_core.engine.probes import Forward, is_causal
+from echo_core.engine.speedups.pruning import Pruning, pruning_of
+from echo_core.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What probes found."""
+
+    width: int  # D
+    attention: Attention
+    pruning: Pruning | None  # of the last layer that runs; None: it bears none
+
+
+@torch.inference_mode()
+def fit_model(model: Any, last_layer: nn.Module, forward: Forward, rows: Tensor, wanted: str) -> Fit:
+    """Try a model out, without its dropout, under which no two passes are the same; from here on it uses the attention that was found.
+
+    Args:
+        model: of transformers, with its own attention.
+        last_layer: of those that run.
+        forward: its states, as ``Decoder.forward``.
+        rows: of ``probe_rows``.
+        wanted: see ``choose_attention``.
+
+    Raises:
+        ModelError: its tokens see later ones.
+    """
+    training = model.training
+    try:
+        model.eval()
+        check_causal(model, forward, rows)
+        attention = choose_attention(model, forward, rows, wanted)
+        return Fit(forward(rows, None, 0, None).shape[-1], attention, pruning_of(last_layer, forward, rows))
+    finally:
+        model.train(training)
+
+
+def check_causal(model: Any, forward: Forward, rows: Tensor) -> None:
+    """Raise ModelError if the model's tokens see later ones, by what its modules say or by its states."""
+    looks_ahead = any(getattr(module, "is_causal", True) is False for module in model.modules())
+    if looks_ahead or not is_causal(forward, rows):
+        problem = f"got {type(model).__name__}, whose tokens see later ones"
+        raise ModelError(f"model must be a causal decoder, {problem}; take a causal language model")
