@@ -225,7 +225,7 @@ def test_layers_that_are_compiled_share_their_code(family, most, model_folder, o
     torch._dynamo.utils.counters.clear()
     with on_cuda():
         runner = load_runner(folder, EchoConfig(str(folder)), FP32)
-        for layer in runner.decoder._readout.layers:
+        for layer in runner.decoder.readout.layers:
             layer.forward = torch.compile(layer.forward, dynamic=True, backend="eager")
         batches = [[5, 9, 30, 12], [40, 3, 3], [25, 26, 27, 28, 29]]
         expected = [torch.cat([run_uncompiled(runner, [row]) for row in rows_of(lengths)]) for lengths in batches]
