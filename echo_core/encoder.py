@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_core.assembly import Engine, build_pipelines, load_engine
-from echo_core.config import ROLES, EchoConfig, Runtime, check_fields
+from echo_core.config import EchoConfig, Runtime, check_fields
 from echo_core.engine.threads import in_thread, process_lock
-from echo_core.errors import check_choice
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
-from echo_core.methods.finish import Vectors, mean_direction
-from echo_core.pipeline import Pipeline
-from echo_core.text.inputs import Variables, check_text, fill_variables
+from echo_core.methods.finish import Vectors, mean_direction, raw_config
+from echo_core.reading import Reading
+from echo_core.text.inputs import Variables, check_text
 
 
-class EchoEncoder:
+class EchoEncoder(Reading):
     """Turns a causal language model into an embedding model by saying each text twice (arXiv 2402.15449).
 
     It is safe to share between threads.
@@ -144,7 +143,7 @@ class EchoEncoder:
 
         It shares this one's weights.
         """
-        return self.with_options(centre=None, query_centre=None, filter=None, dimension=None, normalize=False)
+        return EchoEncoder(raw_config(self.config), self.runtime, engine=self._engine)
 
     def with_options(self, **options: Any) -> EchoEncoder:
         """An encoder on the same weights whose config differs in these fields.
@@ -154,16 +153,6 @@ class EchoEncoder:
         """
         check_fields(EchoConfig, options)
         return EchoEncoder(dataclasses.replace(self.config, **options), self.runtime, engine=self._engine)
-
-    def explain_tokens(
-        self, text: str, role: str = "document", *, instruction: str | None = None, variables: Variables | None = None
-    ) -> str:
-        """The tokens that the model sees for a text, parted by "|", the pooled ones inside [[ ]]; one line a window."""
-        prompts = self._pipeline(role).prompts
-        values = fill_variables(prompts.template, 1, self.config.instruction, instruction, variables)
-        rows = prompts.tokenise([check_text(text, 0)], values).rows
-        token = self._engine.tokenizer.token
-        return "\n".join(row.marked([repr(token(int(i)))[1:-1] for i in row.ids]) for row in rows)
 
     @property
     def dimension(self) -> int:
@@ -214,10 +203,6 @@ class EchoEncoder:
     def __repr__(self) -> str:
         name, decoder = self.config.model or "the embedded default model", self._engine.runner.decoder
         return f"EchoEncoder({name}, dimension={self.dimension}, device={decoder.device}, dtype={decoder.dtype})"
-
-    def _pipeline(self, role: str) -> Pipeline:
-        check_choice("role", role, ROLES)
-        return self._pipelines[role]
 
 
 _shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}

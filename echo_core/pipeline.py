@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_core.config import EchoConfig
+from echo_core.engine.pooling import POOLERS
 from echo_core.engine.scheduler import Job, Scheduler
 from echo_core.errors import NotFiniteError, TextError
-from echo_core.methods.finish import Vectors, finish, first_not_finite, join_spans
+from echo_core.methods.explanation import Said
+from echo_core.methods.finish import Vectors, finish, finish_parts, first_not_finite, join_spans
 from echo_core.methods.late_chunking import check_chunks, chunk_rows
 from echo_core.progress import Progress
 from echo_core.text.inputs import Variables, check_collection, check_text, fill_variables, is_blank
@@ -119,6 +121,24 @@ class Pipeline:
         order = sorted(range(len(spans)), key=lambda i: spans[i].owner)  # a chunk may go on in the next window
         pooled = self.scheduler.submit(rows).result().numpy()[order]
         return self._finished(join_spans(pooled, [spans[i] for i in order], len(ranges)), range(len(ranges)))
+
+    def rows(self, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:
+        """The rows of one text that is not blank, one a window."""
+        is_blank(text, 0, "error")
+        return self.prompts.tokenise([text], self._values(1, instruction, variables)).rows
+
+    def say(self, text: str, instruction: str | None, variables: Mapping[str, str] | None) -> Said:
+        """A text's pooled tokens, and each one's part of its vector."""
+        rows = self.rows(text, instruction, variables)
+        lengths = np.array([row.spans[0].end - row.spans[0].start for row in rows])
+        states = self.scheduler.submit([row.token_by_token() for row in rows]).result().numpy()
+        pool = POOLERS[self.config.pooling]
+        weights = [
+            pool(np.arange(1, n + 1), np.full(n, n)) * n for n in lengths.tolist()
+        ]  # a window counts by its tokens
+        parts = states * (np.concatenate(weights) / lengths.sum())[:, None].astype(np.float32)
+        strings = tuple(self.prompts.pooled_strings(text, rows))
+        return Said(strings, finish_parts(parts, self.config, self.basis, self.role))
 
     def _values(
         self, count: int, instruction: str | None, variables: Mapping[str, str | Sequence[str]] | None

@@ -1,8 +1,11 @@
-"""The LM head of a checkpoint, read straight from its safetensors, and the basis that EmbedFilter takes from it (arXiv 2606.07502).
+"""The LM head of a checkpoint, read straight from its safetensors, and the basis that EmbedFilter takes from it.
 
-The head W (V, D) = U Σ Vᵀ. Directions at both ends of its spectrum write frequent tokens, whatever the text; the middle ones tell texts apart.
-The columns here are ordered from the middle outwards, so that the first k of them are always the k middle ones: cutting a vector in this basis
-is the same as filtering harder. The model is never loaded; the basis is computed once for the weights and kept in the user's cache folder.
+ArXiv 2606.07502.
+
+The head W (V, D) = U Σ Vᵀ. Directions at both ends of its spectrum write frequent tokens, whatever the text; the middle
+ones tell texts apart. The columns here are ordered from the middle outwards, so that the first k of them are always the
+k middle ones: cutting a vector in this basis is the same as filtering harder. The model is never loaded; the basis is
+computed once for the weights and kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -118,7 +121,10 @@ def _cache_folder() -> Path:
 
 
 def _keep(path: Path, basis: NDArray[np.float32]) -> None:
-    """Write through a temporary name, so that no other process ever reads half a file; a read-only home costs only the time."""
+    """Write through a temporary name, so that no other process ever reads half a file.
+
+    A read-only home costs only the time.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".part")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,11 @@ class Row:
     spans: tuple[Span, ...]
     slots: tuple[int, ...] = ()  # positions where Token Prepending writes, see methods/token_prepending.py
     before: int = 0  # tokens that the template says before the text, likely the same in other rows
+
+    def token_by_token(self) -> Row:
+        """The same row with each token of its first span as a span of its own."""
+        span = self.spans[0]
+        return replace(self, spans=tuple(Span(span.owner, i, i + 1) for i in range(span.start, span.end)))
 
     def marked(self, tokens: Sequence[str]) -> str:
         """The tokens parted by "|", those of the first span inside [[ ]]."""

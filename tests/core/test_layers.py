@@ -37,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("methods",),
     ("engine",),
     ("pipeline", "assembly"),
+    ("reading",),
     ("encoder",),
     ("search", "tuning"),
 )

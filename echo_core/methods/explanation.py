@@ -1,0 +1,107 @@
+"""Why a passage was found: how much of a score each token carries, exact under pooling by weights.
+
+A vector is L(Σ wₜ sₜ) / n, with the states sₜ of the pooled tokens, the weights wₜ of the pooling, what is linear in
+``finish`` (mean direction out, filter, cut) as L, and one length n. So the cosine of two vectors is a sum over the
+tokens of either: wₜ L(sₜ)·v / n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from echo_core.methods.finish import Vectors
+from echo_core.methods.key_tokens import Word
+
+Share = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text as it was pooled: its T tokens' texts, and their parts (T, D) of the vector, which add up to it."""
+
+    tokens: tuple[str, ...]
+    parts: Vectors
+
+    @property
+    def vector(self) -> Vectors:
+        """The vector (D,) float32."""
+        return np.asarray(self.parts.sum(axis=0, dtype=np.float64), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The score of a query and a document, and what it is made of. Prints as text; a notebook shows a heat map."""
+
+    score: float
+    query_shares: tuple[Share, ...]  # (token, its share of the score), in order; they add up to the score
+    document_shares: tuple[Share, ...]
+    query_words: tuple[Word, ...]  # that the vectors read as
+    document_words: tuple[Word, ...]
+
+    @property
+    def words_in_common(self) -> tuple[str, ...]:
+        """Words that both vectors read as, in the order of the document's."""
+        known = {word.word.casefold() for word in self.query_words}
+        return tuple(word.word for word in self.document_words if word.word.casefold() in known)
+
+    @property
+    def document_word_shares(self) -> tuple[Share, ...]:
+        """The document's words, as white space parts them, with their shares of the score."""
+        return shares_by_word(self.document_shares)
+
+    @property
+    def query_word_shares(self) -> tuple[Share, ...]:
+        """The query's words, as white space parts them, with their shares of the score."""
+        return shares_by_word(self.query_shares)
+
+    def __str__(self) -> str:
+        heaviest = sorted(self.document_word_shares, key=lambda share: -share[1])[:8]
+        lines = [
+            f"score {self.score:.3f}",
+            f"query reads as     {_listed(self.query_words)}",
+            f"document reads as  {_listed(self.document_words)}",
+            f"in common          {', '.join(self.words_in_common) or 'none'}",
+            f"carried by         {', '.join(f'{word} {share:.3f}' for word, share in heaviest)}",
+        ]
+        return "\n".join(lines)
+
+    def to_html(self) -> str:
+        """A heat map of both texts: one self-contained element, its texts escaped, readable on light and dark pages."""
+        from echo_core.methods.heat_map import draw
+
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
+def explain(query: Said, document: Said, query_words: Sequence[Word], document_words: Sequence[Word]) -> Explanation:
+    """The explanation of a query and a document as they were pooled, with the words that their vectors read as."""
+    ours, theirs = query.vector, document.vector
+    return Explanation(
+        float(ours @ theirs),
+        tuple(zip(query.tokens, (query.parts @ theirs).tolist(), strict=True)),
+        tuple(zip(document.tokens, (document.parts @ ours).tolist(), strict=True)),
+        tuple(query_words),
+        tuple(document_words),
+    )
+
+
+def shares_by_word(shares: Sequence[Share]) -> tuple[Share, ...]:
+    """Tokens' shares added up by word: a word begins at a token with white space before it."""
+    number, numbers = 0, []
+    for token, _ in shares:
+        number += token[:1].isspace()
+        numbers.append(number)
+    groups = groupby(zip(numbers, shares, strict=True), key=lambda item: item[0])
+    joined = ([share for _, share in group] for _, group in groups)
+    found = (("".join(token for token, _ in part).strip(), sum(share for _, share in part)) for part in joined)
+    return tuple((word, share) for word, share in found if word)
+
+
+def _listed(words: Sequence[Word]) -> str:
+    return ", ".join(word.word for word in words)

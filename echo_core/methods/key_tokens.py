@@ -1,0 +1,96 @@
+"""Vectors read as words: the tokens that a model's own LM head aligns a pooled vector with (arXiv 2406.17378).
+
+A token's score is its row of the head times the vector, less the mean vector of a sample: what all texts share writes
+"and" and "the", and hides the words of the one text. No norm, no bias, no softmax, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from echo_core.methods.finish import Vectors
+
+ROWS = 16384  # of the head, widened to float32 at one time: a vocabulary of 262,144 is never twice in memory
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word that a vector reads as: its heaviest form, that form's weight, and the tokens that were merged into it."""
+
+    word: str
+    weight: float
+    tokens: tuple[str, ...]
+
+
+def top_tokens(vectors: Vectors, head: Tensor, count: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The ids of the tokens that N vectors are aligned with most, and their scores, by falling score: (N, K) each.
+
+    The N·V scores are never there at once: the head goes by in blocks of ROWS, and K of what has gone by are kept.
+
+    Args:
+        vectors: (N, D) pooled states, less their mean.
+        head: (V, D), any float dtype.
+        count: K, at most V.
+        allowed: (V,) bool, the tokens that may be given; None: all.
+    """
+    asked = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+    best = torch.full((len(asked), 0), -torch.inf, dtype=torch.float32)
+    ids = torch.zeros((len(asked), 0), dtype=torch.int64)
+    for start, scores in _scores(asked, head):
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed[start : start + scores.shape[1]], -torch.inf)
+        here = torch.arange(start, start + scores.shape[1], dtype=torch.int64).expand(len(asked), -1)
+        best, places = torch.cat([best, scores], dim=1).topk(min(count, best.shape[1] + scores.shape[1]))
+        ids = torch.cat([ids, here], dim=1).gather(1, places)
+    return ids, best
+
+
+def _scores(vectors: Tensor, head: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(first token, scores (N, block)) of each block of the head."""
+    for start in range(0, len(head), ROWS):
+        yield start, vectors @ head[start : start + ROWS].float().T
+
+
+def token_scores(vectors: Vectors, head: Tensor, ids: NDArray[np.int64]) -> Vectors:
+    """The scores (N, M) of N vectors for M given tokens."""
+    return vectors @ head[torch.from_numpy(ids)].float().numpy().T
+
+
+def merge_tokens(tokens: Sequence[str], weights: Sequence[float]) -> list[Word]:
+    """The words that aligned tokens make for a reader, heaviest first.
+
+    Variants in case, with and without the space before, in singular and plural are one word. A piece from within words
+    ("oring") joins a word of the same letters, or is left out; so is what has no letters.
+
+    Args:
+        tokens: as the tokenizer writes them, white space included.
+        weights: their scores.
+    """
+    known = {_letters(token) for token in tokens if _begins_word(token)}
+    words: dict[str, Word] = {}
+    for token, weight in sorted(zip(tokens, weights, strict=True), key=lambda pair: -pair[1]):
+        key = _singular(_letters(token), known)
+        if key in words:
+            words[key] = replace(words[key], tokens=(*words[key].tokens, token))
+        elif key in known and any(map(str.isalpha, key)):
+            words[key] = Word(token.strip(), float(weight), (token,))
+    return list(words.values())
+
+
+def _letters(token: str) -> str:
+    return token.strip().casefold()
+
+
+def _begins_word(token: str) -> bool:
+    """True for a token that follows a space, is capitalised, or is of a script without spaces."""
+    return token[:1].isspace() or token[:1].isupper() or not token.isascii()
+
+
+def _singular(word: str, known: set[str]) -> str:
+    return word[:-1] if word.endswith("s") and word[:-1] in known else word

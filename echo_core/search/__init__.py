@@ -1,0 +1,1 @@
+"""What stands between vectors and a store: fusion of rankings, and indexes that a store does not have."""

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoders import LONG, encoder_of
+from nasty_texts import NASTY, PLAIN
+from safetensors.torch import load_file, save_file
+
+from echo_core import ConfigError, EchoEncoder, EmptyTextError, ModelError
+from echo_core.reading import sample_texts
+
+OPTIONS = [
+    {},
+    {"pooling": "last"},
+    {"pooling": "weighted_mean", "layer": -2},
+    {"filter": 2},
+    {"filter": 2, "dimension": 8, "centre": tuple([1.0] + [0.0] * 31)},
+    {"normalize": False, "query_centre": tuple([0.0] * 31 + [1.0])},
+    {"query_template": "classical", "max_tokens": 16, "overlap": 4},
+    {"document_template": "Document: {text}\nAgain: [[{text}{eos}]]", "pooling": "last"},
+    {"caps": "sentence"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("document", [PLAIN[0], LONG, "WHY OWLS HUNT AT NIGHT", "Zoë’s 日本語 🙂 text"])
+def test_every_tokens_share_adds_up_to_the_cosine_of_the_vectors(tiny_llama: Path, options, document):
+    encoder = encoder_of(tiny_llama, **options)
+    query = PLAIN[1]
+    score = float(encoder.encode_queries([query])[0] @ encoder.encode_documents([document])[0])
+    found = encoder.explain(query, document)
+    scale = max(1.0, abs(score))
+    assert found.score == pytest.approx(score, abs=1e-5 * scale)
+    for shares in (found.query_shares, found.document_shares):
+        assert sum(share for _, share in shares) == pytest.approx(score, abs=1e-5 * scale)
+
+
+@pytest.mark.parametrize("text", [PLAIN[0], *(text for text in NASTY if text.strip())])
+def test_the_tokens_of_an_explanation_are_the_text_itself(encoder: EchoEncoder, text: str):
+    shares = encoder.explain(PLAIN[1], text).document_shares
+    assert "".join(token for token, _ in shares) == text
+
+
+@pytest.mark.parametrize("family", ["llama", "smollm", "gemma3"])
+def test_words_are_the_best_rows_of_the_head_for_the_state_less_the_samples_mean(model_folder, family):
+    folder = model_folder(family)
+    encoder = encoder_of(folder)
+    tensors = load_file(folder / "model.safetensors")
+    head = tensors.get("lm_head.weight", tensors.get("model.embed_tokens.weight")).double().numpy()
+    raw = encoder.raw()
+    state = raw.encode_documents([PLAIN[0]])[0] - raw.encode_documents(sample_texts()).mean(axis=0)
+    best = np.argsort(-(head @ state.astype(np.float64)))[:5]
+    found = encoder.words([PLAIN[0]], k=5, merged=False)[0]
+    assert [word.word for word in found] == [encoder._engine.tokenizer.token(int(i)) for i in best]
+    assert [word.weight for word in found] == pytest.approx((head[best] @ state).tolist(), rel=1e-3)
+
+
+def test_words_of_the_embedded_model_are_about_the_text():
+    encoder = EchoEncoder()
+    (read,) = encoder.words(["My husband is so loud while asleep at night; what can we do"])
+    assert len(read) == 12
+    assert {"asleep", "night"} <= {word.word.casefold() for word in read}
+    found = encoder.explain(
+        "Why do I wake up at night?", "Evening light keeps people awake and makes their sleep short."
+    )
+    assert found.words_in_common
+
+
+def test_what_is_asked_wrongly_is_refused(encoder: EchoEncoder):
+    with pytest.raises(ConfigError, match="role must be one of 'query', 'document', got 'passage'"):
+        encoder.words(PLAIN, role="passage")
+    with pytest.raises(ConfigError, match="k must be an integer of at least 1, got 0"):
+        encoder.words(PLAIN, k=0)
+    with pytest.raises(EmptyTextError):
+        encoder.explain("Why?", " ")
+    with pytest.raises(TypeError, match="one string"):
+        encoder.words("a text")
+
+
+def test_a_checkpoint_without_its_head_has_vectors_but_no_words(tiny_llama: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "headless"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="LM head"):
+        encoder_of(folder).words(PLAIN)
+
+
+def test_variables_and_instructions_reach_the_words(tiny_llama: Path):
+    encoder = encoder_of(tiny_llama, query_template="finetuned-query", document_template="situated")
+    assert encoder.words([PLAIN[0]], role="query", instruction="Find it")
+    assert encoder.words([PLAIN[0]], variables={"context": "a book"})
