@@ -101,7 +101,7 @@ def finish_parts(
     """
     vectors = finish(parts, replace(config, normalize=False), basis, role)
     length = float(np.linalg.norm(vectors.sum(axis=0, dtype=np.float64))) if config.normalize else 1.0
-    return vectors / np.float32(length or 1.0)
+    return np.asarray(vectors / np.float32(length or 1.0))
 
 
 def check_finish(config: EchoConfig, width: int, basis: NDArray[np.float32] | None) -> None:

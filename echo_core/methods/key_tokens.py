@@ -59,7 +59,7 @@ def _scores(vectors: Tensor, head: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 def token_scores(vectors: Vectors, head: Tensor, ids: NDArray[np.int64]) -> Vectors:
     """The scores (N, M) of N vectors for M given tokens."""
-    return vectors @ head[torch.from_numpy(ids)].float().numpy().T
+    return np.asarray(vectors @ head[torch.from_numpy(ids)].float().numpy().T)
 
 
 def merge_tokens(tokens: Sequence[str], weights: Sequence[float]) -> list[Word]:
