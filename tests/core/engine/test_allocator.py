@@ -1,4 +1,4 @@
-"""allocator.py: what a batch frees is not given back to the system, unless the user says so. Page faults are counted in processes of their own."""
+"""What a batch frees is not given back to the system, unless the user says so; page faults are counted in processes."""
 
 from __future__ import annotations
 

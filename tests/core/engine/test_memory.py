@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, GPT2Config, LlamaConfig, OPTConfig
+from transformers import AutoConfig, Gemma2Config, GPT2Config, LlamaConfig, OPTConfig
 
 from echo_core.engine.memory import (
     CPU_CACHE,
     CPU_SHARE,
     CPU_TOKENS,
     CUDA_TOKENS,
+    CUDA_WORK,
     MPS_TOKENS,
     Widths,
     cache_of_a_core,
     choose_budget,
     cpu_budget,
     cuda_budget,
+    free_memory,
 )
 
 MIB, GIB = 2**20, 2**30
@@ -95,4 +97,34 @@ def test_a_cache_that_is_not_described_is_taken_as_usual(tmp_path, size, cores):
     ],
 )
 def test_widths_are_read_from_any_family_s_config(settings, widths):
-    assert Widths.of(settings) == widths
+    found = Widths.of(settings)
+    assert (found.hidden, found.feed_forward) == (widths.hidden, widths.feed_forward)
+    assert found.layers == settings.num_hidden_layers
+    assert found.scores == 0
+
+
+def test_the_scores_of_a_model_that_keeps_them_count_on_a_gpu():
+    """A model that caps its scores softly took three times what its budget counted on, at rows of 4,096 tokens."""
+    gemma = Gemma2Config(hidden_size=2304, intermediate_size=9216, num_attention_heads=8, max_position_embeddings=8192)
+    widths = Widths.of(gemma)
+    assert widths.scores == 8 * 8192
+    assert widths.bytes_per_token(2) > 3 * Widths(2304, 9216).bytes_per_token(2)
+    assert cuda_budget(20 * GIB, 2, widths) < cuda_budget(20 * GIB, 2, Widths(2304, 9216))
+
+
+def test_a_batch_is_no_more_work_than_a_query_can_wait_for():
+    """The budget on a card of 80 GB was its cap for 7 billion and 135 million weights alike: 1.7 s a batch."""
+    seven_billion = cuda_budget(60 * GIB, 2, Widths(4096, 14336, 32))
+    assert 10_000 < seven_billion < 20_000
+    assert seven_billion * Widths(4096, 14336, 32).flop_per_token() <= CUDA_WORK
+    assert cuda_budget(60 * GIB, 2, Widths(576, 1536, 30)) == CUDA_TOKENS[1]
+
+
+def test_memory_that_torch_keeps_for_the_next_tensors_is_free(monkeypatch):
+    """What loading had freed again was missed, and the budget too small by it."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 15 * GIB)
+    assert free_memory(torch.device("cuda:1")) == 8 * GIB
+    expected = cuda_budget(8 * GIB, 2, MISTRAL_7B)
+    assert choose_budget(torch.device("cuda:1"), torch.bfloat16, MISTRAL_7B) == expected
