@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 
 os.environ.update(
     HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1"
 )
-os.environ.setdefault(
-    "CUDA_VISIBLE_DEVICES", ""
-)  # the suite states tolerances of the CPU; tests marked gpu set it themselves
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,17 @@ settings.register_profile(
 settings.load_profile("tiny")
 
 ModelFolder = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all but ``pytest -m gpu``: the suite states tolerances of the CPU."""
+    if not asks_for_gpu(config.getoption("markexpr")):
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def asks_for_gpu(markers: str) -> bool:
+    """True if a marker expression takes tests marked gpu; without one, ``-m "not slow and not gpu …"`` stands."""
+    return re.search(r"(?<!not )\bgpu\b", markers) is not None
 
 
 @pytest.fixture(scope="session")

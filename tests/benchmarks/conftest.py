@@ -3,4 +3,11 @@
 import sys
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+pytest.importorskip("bm25s")
+
 sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("chromadb")
+pytest.importorskip("langchain_core")
+pytest.importorskip("llama_index.core")
+pytest.importorskip("sentence_transformers")
+
 from echo_chroma import EchoEmbeddingFunction
 from echo_core import ConfigError, EchoConfig, EchoEncoder, EmptyTextError, Runtime
 from echo_sentence_transformers import EchoSentenceTransformer

@@ -7,8 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import chromadb
 import pytest
+
+pytest.importorskip("chromadb")
+
+import chromadb
 from chromadb.config import Settings
 
 from echo_core import EchoConfig, Runtime

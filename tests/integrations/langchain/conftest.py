@@ -2,6 +2,9 @@
 
 import pytest
 
+pytest.importorskip("chromadb")
+pytest.importorskip("langchain_core")
+
 from langchain_echo import EchoEmbeddings
 
 

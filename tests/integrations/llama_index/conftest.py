@@ -2,6 +2,10 @@
 
 import pytest
 
+pytest.importorskip("chromadb")
+pytest.importorskip("langchain_core")
+pytest.importorskip("llama_index.core")
+
 from llama_index.embeddings.echo import EchoEmbedding
 
 
