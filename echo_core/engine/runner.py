@@ -141,8 +141,6 @@ class Runner(Generic[Model]):
         )
 
 
-def load_runner(
-    folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: Sequence[int] = ()
-) -> Runner[Decoder]:
+def load_runner(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: Sequence[int] = ()) -> Runner[Decoder]:
     """The runner of a checkpoint's decoder; raises like ``load_decoder``."""
     return Runner(load_decoder(folder, config, runtime, probe_ids), config.pooling, runtime.token_budget)

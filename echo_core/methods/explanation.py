@@ -14,9 +14,8 @@ from itertools import groupby
 import numpy as np
 
 from echo_core.methods.finish import Vectors
+from echo_core.methods.heat_map import Share, draw
 from echo_core.methods.key_tokens import Word
-
-Share = tuple[str, float]
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,16 @@ class Explanation:
 
     def to_html(self) -> str:
         """A heat map of both texts: one self-contained element, its texts escaped, readable on light and dark pages."""
-        from echo_core.methods.heat_map import draw
-
-        return draw(self)
+        return draw(
+            [
+                ("Score", f"{self.score:.3f}"),
+                ("Query", self.query_shares),
+                ("reads as", _listed(self.query_words)),
+                ("Document", self.document_shares),
+                ("reads as", _listed(self.document_words)),
+                ("In common", ", ".join(self.words_in_common) or "none"),
+            ]
+        )
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -1,13 +1,11 @@
-"""An explanation as a heat map in HTML: each word's background is as strong as its share of the score."""
+"""Texts as a heat map in HTML: each token's background is as strong as its share of a score."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from echo_core.methods.explanation import Explanation, Share
+Share = tuple[str, float]  # a token and what it adds to a score
 
 # A share is drawn over whatever page it stands on, by a colour of some opacity: no colour of its own for text or page.
 _STYLE = """
@@ -19,18 +17,18 @@ _MORE, _LESS = "230, 126, 34", "52, 120, 219"  # of the colours of shares above 
 _STRONGEST = 0.7  # opacity
 
 
-def draw(explanation: Explanation) -> str:
-    """The explanation as one HTML element with its own style; texts are escaped, nothing is loaded, no script runs."""
-    common = ", ".join(map(escape, explanation.words_in_common)) or "none"
-    parts = [
-        f"<h4>Score {explanation.score:.3f}</h4>",
-        f"<h4>Query</h4><p>{_marked(explanation.query_shares)}</p>",
-        f"<p>reads as: {_words(explanation.query_words)}</p>",
-        f"<h4>Document</h4><p>{_marked(explanation.document_shares)}</p>",
-        f"<p>reads as: {_words(explanation.document_words)}</p>",
-        f"<h4>In common</h4><p>{common}</p>",
-    ]
-    return f'<section class="echo-map"><style>{_STYLE}</style>{"".join(parts)}</section>'
+def draw(parts: Sequence[tuple[str, Sequence[Share] | str]]) -> str:
+    """One HTML element with its own style; texts are escaped, nothing is loaded, no script runs.
+
+    Args:
+        parts: headings, each with tokens and their shares to mark, or with a line of plain text.
+    """
+    drawn = (f"<h4>{escape(heading)}</h4><p>{_paragraph(content)}</p>" for heading, content in parts)
+    return f'<section class="echo-map"><style>{_STYLE}</style>{"".join(drawn)}</section>'
+
+
+def _paragraph(content: Sequence[Share] | str) -> str:
+    return escape(content) if isinstance(content, str) else _marked(content)
 
 
 def _marked(shares: Sequence[Share]) -> str:
@@ -45,7 +43,3 @@ def _mark(token: str, share: float, strength: float) -> str:
     space = token[: len(token) - len(token.lstrip())]
     colour = f"rgba({_MORE if strength > 0 else _LESS}, {_STRONGEST * abs(strength):.2f})"
     return f'{escape(space)}<mark style="background:{colour}" title="{share:+.4f}">{escape(token.lstrip())}</mark>'
-
-
-def _words(words: Sequence[object]) -> str:
-    return ", ".join(escape(str(getattr(word, "word", word))) for word in words)
