@@ -22,3 +22,8 @@ def long_rows_from(settings: Any) -> int | None:
     """Tokens from which on a row's positions, and with them those of all rows in its batch, are rotated by other factors ("longrope", Phi 3)."""
     rope = getattr(settings, "rope_parameters", None) or {}
     return int(rope["original_max_position_embeddings"]) + 1 if rope.get("rope_type") == "longrope" else None
+
+
+def head_width_of(settings: Any) -> int:
+    """How many numbers a head has, d."""
+    return int(getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads)

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echo_core.engine.attention.cuda import varlen_available
+from echo_core.engine.architecture import head_width_of
+from echo_core.engine.attention.cuda import why_no_varlen
 from echo_core.engine.attention.interface import ROWS, register_attention
 from echo_core.engine.attention.packing import by_varlen
 from echo_core.engine.probes import Forward, end_to_end, rows_stay_apart, sum_is_right
+from echo_core.errors import ModelError
 
 log = logging.getLogger("echo_core")
 
@@ -76,8 +78,10 @@ def _serves(model: Any, forward: Forward, rows: Tensor, packed: bool, asked: boo
 
 def _problem(model: Any, forward: Forward, rows: Tensor, packed: bool) -> str | None:
     """What is wrong with our attention in this model, to which it is switched."""
-    if packed and by_varlen(rows.device) and not varlen_available():
-        raise RuntimeError(f"torch {torch.__version__} has no varlen attention with windows and grouped heads")
+    if packed and by_varlen(rows.device):
+        settings = model.config.get_text_config(decoder=True)
+        if reason := why_no_varlen(rows.device, model.dtype, head_width_of(settings)):
+            raise ModelError(reason)
     own = forward(rows, None, 0, None)
     register_attention()
     use_attention(model, ROWS)

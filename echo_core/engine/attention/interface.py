@@ -25,7 +25,7 @@ _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments o
 
 
 def register_attention() -> None:
-    """Make ``model.set_attn_implementation(ROWS)`` possible. No mask function is registered with it, so transformers builds no mask."""
+    """Make ``model.set_attn_implementation(ROWS)`` possible; as no mask function goes with it, no mask is built."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ROWS, attend_rows)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import varlen_stand_in
 
-from echo_core.engine.attention import cuda, interface, packing
+from echo_core.engine.attention import choose, cuda, interface, packing
 
 OnCuda = Callable[[], AbstractContextManager[None]]
 
@@ -23,6 +23,7 @@ def on_cuda() -> OnCuda:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(packing, "BY_VARLEN", {"cuda", "cpu"})
             patch.setitem(interface.KERNELS, "cpu", cuda.attend_on_cuda)
+            patch.setattr(choose, "why_no_varlen", lambda *model: None)
             yield
 
     return stand_in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 
 import numpy as np
 import pytest
@@ -206,6 +207,18 @@ def test_what_the_kernel_does_not_serve_is_told_from_what_is_wrong(dtype, capabi
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     told = cuda.why_no_varlen(torch.device("cuda:0"), dtype, head_width)
     assert told is None if reason is None else reason in told
+
+
+def test_padding_for_the_kernel_s_sake_warns_of_nothing(tiny_llama, monkeypatch, caplog):
+    """Models in float32, which the kernel does not multiply, ran right and logged a warning at every load."""
+    monkeypatch.setattr("echo_core.engine.attention.packing.BY_VARLEN", {"cuda", "cpu"})
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    with caplog.at_level(logging.INFO, "echo_core"):
+        runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu", dtype="float32"))
+        assert not runner.packed
+    (told,) = [record for record in caplog.records if "FlashAttention multiplies" in record.message]
+    assert told.levelno == logging.INFO
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_a_torch_without_windows_in_varlen_attention_is_told(monkeypatch):
