@@ -19,7 +19,7 @@ from echo_core.engine.scheduler import Scheduler
 from echo_core.engine.threads import in_thread_of_its_own, load_lock
 from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, UnencodableTextError
 from echo_core.identity.checkpoint import find_checkpoint
-from echo_core.identity.weights import weights_identity
+from echo_core.identity.weights import identified, weights_identity
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import check_finish
 from echo_core.pipeline import CutTexts, Pipeline
@@ -67,15 +67,15 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
         ModelError: no such model, or not a causal decoder with safetensors weights and a fast tokenizer.
         ConfigError: an option that this model or machine cannot serve.
     """
-    folder = find_checkpoint(config)
-    weights = weights_identity(folder)
     with load_lock():
-        tokenizer = TextTokenizer.from_folder(folder, runtime.trust_remote_code)
-    here = replace(
-        runtime, device=str(choose_device(runtime.device))
-    )  # the calling thread's GPU, not the loading one's
-    said = plain_ids(tokenizer, config)
-    runner = in_thread_of_its_own(lambda: load_runner(folder, config, here, said))
+        folder = find_checkpoint(config)
+    here = replace(runtime, device=str(choose_device(runtime.device)))  # the calling thread's GPU, not the loading one's
+    with identified(folder) as weights:
+        with load_lock():
+            tokenizer = TextTokenizer.from_folder(folder, runtime.trust_remote_code)
+        said = plain_ids(tokenizer, config)
+        runner = in_thread_of_its_own(lambda: load_runner(folder, config, here, said))
+    tokenizer.check_fits(runner.decoder.vocabulary)
     on_cpu = runner.decoder.device.type == "cpu"
     scheduler = Scheduler(runner.run, lambda: runner.budget, runner.packed, main_thread_works=on_cpu)
     return Engine(folder, weights, config, runtime, tokenizer, runner, scheduler)

@@ -1,85 +1,184 @@
-"""A model's name or folder → the local folder that holds it; saving and loading one. Reads files; loads no weights, no torch."""
+"""A model's name, folder or file → the local folder of safetensors that holds it; saving and loading one.
+
+It loads no weights and no torch, but to unpack a GGUF file or to merge an adapter for the first time.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ModelError
-from echo_core.identity.weights import read_json, weight_files
+from echo_core.identity.adapters import base_of, is_adapter, merge_adapter
+from echo_core.identity.files import local_path, read_json, sync_folder, write_json
+from echo_core.identity.gguf import unpack_gguf
+from echo_core.identity.weights import check_weights, weight_entry, weight_files, weights_identity
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
+CONFIG_FILE = "echo_config.json"
+
 _FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja", "*.py"]
 _NOT_NEEDED = ["*/*", "consolidated*"]  # subfolders, and the same weights once more in their first owner's format
-CONFIG_FILE = "echo_config.json"
+# What transformers would read of an older model that was saved in the same folder.
+_STALE = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "adapter_*", "tokenizer*", "vocab.*"]
+_STALE += ["merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template*", "generation_config.json"]
 
 
 def find_checkpoint(config: EchoConfig) -> Path:
-    """The local folder of the model, downloaded from the Hub if it is a name.
+    """The local folder of the model.
+
+    A name on the Hub is downloaded, a GGUF file unpacked, an adapter merged into its base; each of them once.
 
     Raises:
-        ModelError: no such model, or a folder without a config or without safetensors weights; says what is there instead.
+        ModelError: no such model, or a folder without a config or without safetensors weights; says what is there
+            instead.
     """
-    name = config.model
-    if name is None:
-        folder = DEFAULT_MODEL
-    elif Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"model must be a folder or a name on the Hub, got {name!r}, which is no folder")
-    else:
-        folder = _download(name, config.revision)
-    return _checked(folder, name)
+    return _resolved(config.model, config.revision)
 
 
 def with_absolute_model(config: EchoConfig) -> EchoConfig:
-    """The config with a folder's absolute path, for whoever loads later: the working directory may be another one then.
+    """The config with a local model's absolute path, for whoever loads later and somewhere else.
 
     A name on the Hub stays as it is.
     """
-    if config.model is None or not Path(config.model).expanduser().is_dir():
+    if config.model is None or not local_path(config.model).exists():
         return config
-    return dataclasses.replace(config, model=str(Path(config.model).expanduser().resolve()))
+    return dataclasses.replace(config, model=str(local_path(config.model).resolve()))
+
+
+def _resolved(name: str | None, revision: str | None, adapters: int = 0) -> Path:
+    found = DEFAULT_MODEL if name is None else _local_or_downloaded(name, revision)
+    if found.is_file():
+        return unpack_gguf(found)
+    if is_adapter(found):
+        if adapters:
+            raise ModelError(
+                f"the base of an adapter must be a model, got {name!r}, another adapter; merge that one first"
+            )
+        base = _resolved(*_base_of(found), adapters=adapters + 1)
+        return merge_adapter(found, base)
+    if (file := _only_gguf(found)) is not None:
+        return unpack_gguf(file)
+    return _checked(found, name)
+
+
+def _base_of(adapter: Path) -> tuple[str, str | None]:
+    """The base of an adapter; a relative path counts from the working directory, as in peft, or from the adapter."""
+    name, revision = base_of(adapter)
+    beside = adapter / name
+    return (str(beside), None) if not local_path(name).exists() and beside.exists() else (name, revision)
+
+
+def _local_or_downloaded(name: str, revision: str | None) -> Path:
+    path = local_path(name)
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
+        return path
+    if path.is_file():
+        raise ModelError(
+            f"model must be a folder or a name on the Hub, or a .gguf file, got the file {name!r}; name its folder"
+        )
+    if name.startswith((".", "/", "~")) or (name.count("/") > 1 and not name.lower().endswith(".gguf")):
+        raise ModelError(
+            f"model must be a folder or a name on the Hub, or a .gguf file, got {name!r}, which is none of them"
+        )
+    return _download(name, revision)
 
 
 def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
+        if name.count("/") > 1:
+            owner, repository, file = name.split("/", 2)
+            return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision))
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, ignore_patterns=_NOT_NEEDED))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors (HTTP) or ValueErrors (names)
         raise ModelError(f"model {name!r} is neither a folder nor could it be had from the Hub: {error}") from error
 
 
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder without safetensors, if there is one."""
+    files = sorted(folder.glob("*.gguf"))
+    if not files or ((folder / "config.json").is_file() and weight_files(folder)):
+        return None
+    if len(files) > 1 and "-of-" not in files[0].name:
+        names = ", ".join(path.name for path in files)
+        raise ModelError(f"model must be one GGUF file, got {folder} with {len(files)} ({names}); name one of them")
+    return files[0]
+
+
 def _checked(folder: Path, name: str | None) -> Path:
     if not (folder / "config.json").is_file():
-        hint = (
-            "; it holds a LoRA adapter: merge it into its base model first"
-            if (folder / "adapter_config.json").is_file()
-            else ""
-        )
+        hint = "; of a repository of GGUF files name one: 'owner/repository/file.gguf'"
         raise ModelError(f"model must be a folder with a config.json, got {name or folder} without one{hint}")
     missing = [path.name for path in weight_files(folder) if not path.is_file()]
     if missing or not weight_files(folder):
         lack = f"without {missing[0]}" if missing else "without any"
         raise ModelError(
-            f"model must have its weights as model*.safetensors, got {name or folder} {lack}; save it again as safetensors"
+            f"model must have its weights as model*.safetensors, got {name or folder} {lack}; "
+            "save it again as safetensors"
         )
     return folder
 
 
-def save_checkpoint(source: Path, config: EchoConfig, folder: Path) -> None:
-    """Copy a checkpoint's files, byte for byte, and write the config beside them; readable by plain transformers too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() != source.resolve():
-        spare = {source / CONFIG_FILE, *source.glob("consolidated*")}
-        for path in sorted({path for pattern in _FILES for path in source.glob(pattern)} - spare):
-            shutil.copyfile(path, folder / path.name)
+def save_checkpoint(source: Path, config: EchoConfig, folder: Path, weights: str | None = None) -> None:
+    """Copy a checkpoint's files, byte for byte, and write the config beside them; readable by plain transformers too.
+
+    All is written beside the folder first, and only then put into its place file by file, the config last: a full
+    disk leaves an older model in the folder as it was, and a kill never leaves one that ``load_config`` takes. Files
+    of an older model that transformers would read are removed.
+
+    Args:
+        source: folder of the checkpoint.
+        config: goes into echo_config.json.
+        folder: where to; may hold other things.
+        weights: the identity that the copy must have; None: it is not asked.
+
+    Raises:
+        ModelError: the source's files are no longer those of ``weights``; nothing is written then.
+        OSError: the folder cannot be written, or the disk is full.
+    """
     fields = {**config.to_dict(), "revision": None}
-    (folder / CONFIG_FILE).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if folder.exists() and folder.resolve() == source.resolve():
+        if weights is not None:
+            check_weights(weights_identity(source), weights, str(source))
+        return write_json(folder / CONFIG_FILE, fields)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".saving-{uuid4().hex[:8]}"  # within the folder: certainly on the same disk
+    try:
+        _copy(source, beside)
+        if weights is not None:
+            check_weights(weights_identity(beside), weights, str(source))
+        sync_folder(beside)
+        _put_in_place(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    write_json(folder / CONFIG_FILE, fields)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    folder.mkdir()
+    others = {path for pattern in _FILES for path in source.glob(pattern) if path.suffix != ".safetensors"}
+    entry = weight_entry(source)
+    weights = {entry, *weight_files(source)} if entry else set()
+    unread = {source / CONFIG_FILE, source / "model.safetensors.index.json"}  # the index counts where it is the entry
+    for path in sorted((others - unread) | weights):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _put_in_place(beside: Path, folder: Path) -> None:
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    new = {path.name for path in beside.iterdir()}
+    stale = {path for pattern in _STALE for path in folder.glob(pattern) if path.is_file()}
+    for path in stale:
+        if path.name not in new:
+            path.unlink()
+    for name in sorted(new):
+        os.replace(beside / name, folder / name)
 
 
 def load_config(folder: Path) -> EchoConfig:
@@ -91,6 +190,7 @@ def load_config(folder: Path) -> EchoConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ModelError(
-            f"folder must hold {CONFIG_FILE}, as EchoEncoder.save writes it, got {str(folder)!r}; EchoEncoder(folder) opens any model"
+            f"folder must hold {CONFIG_FILE}, as EchoEncoder.save writes it, got {str(folder)!r}; "
+            "EchoEncoder(folder) opens any model"
         )
     return EchoConfig.from_dict({**read_json(path), "model": str(folder)})

@@ -46,19 +46,31 @@ def check_space(stored: Mapping[str, Any] | None, space: Mapping[str, Any], wher
     """Return if the vectors stored under the metadata ``stored`` are of ``space``.
 
     Raises:
-        EmbeddingSpaceMismatch: they are not, or the store says nothing about it; names the fields that differ and the way out.
+        EmbeddingSpaceMismatch: they are not, or the store says nothing about it; names the fields that differ and the
+            way out.
     """
-    if not stored or FINGERPRINT_KEY not in stored:
-        raise EmbeddingSpaceMismatch(
-            f"{where} does not say which embeddings it holds (no {FINGERPRINT_KEY}); index its texts again into a new one"
-        )
+    if not isinstance(stored, Mapping) or FINGERPRINT_KEY not in stored:
+        problem = f"{where} does not say which embeddings it holds (no {FINGERPRINT_KEY})"
+        raise EmbeddingSpaceMismatch(f"{problem}; index its texts again into a new one")
     if stored[FINGERPRINT_KEY] == fingerprint(space):
         return
-    old = json.loads(stored.get(SPACE_KEY) or "{}")
+    old = _stored_space(stored, where)
     differing = [key for key in sorted({*old, *space}) if old.get(key) != space.get(key)]
     changes = "; ".join(f"{key}: stored {old.get(key)!r}, now {space.get(key)!r}" for key in differing)
     way_out = "open it with the stored options, or index its texts again into a new one"
     raise EmbeddingSpaceMismatch(f"{where} holds vectors of another space ({changes}); {way_out}")
+
+
+def _stored_space(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields that a store keeps of its space; of one that keeps only the fingerprint: {}."""
+    try:
+        space = json.loads(stored.get(SPACE_KEY) or "{}")
+    except (TypeError, ValueError):
+        space = None
+    if not isinstance(space, dict):
+        problem = f"{where} says in {SPACE_KEY} what is no JSON object: {str(stored.get(SPACE_KEY))[:60]!r}"
+        raise EmbeddingSpaceMismatch(f"{problem}; index its texts again into a new one")
+    return space
 
 
 def space_of(config: EchoConfig) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""The LM head of a checkpoint, read straight from its safetensors, and the basis that EmbedFilter takes from it.
-
-ArXiv 2606.07502.
+"""The LM head of a checkpoint, read from its safetensors, and EmbedFilter's basis of it (arXiv 2606.07502).
 
 The head W (V, D) = U Σ Vᵀ. Directions at both ends of its spectrum write frequent tokens, whatever the text; the middle
 ones tell texts apart. The columns here are ordered from the middle outwards, so that the first k of them are always the
@@ -11,20 +9,20 @@ computed once for the weights and kept in the user's cache folder.
 from __future__ import annotations
 
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import Tensor
 
 from echo_core.errors import ModelError
+from echo_core.identity.files import cache_folder, write_whole
 from echo_core.identity.weights import weight_files, weights_identity
 
 log = logging.getLogger("echo_core")
@@ -32,6 +30,7 @@ log = logging.getLogger("echo_core")
 # Names that families give the head, and the input embeddings that a tied model uses in its place.
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_layer)\.weight$|^output\.weight$")
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$")
+_WEIGHTS = "weights"  # of a cached basis: whose head it is of
 _ROWS = 16384  # of the head, widened to float64 at one time
 
 
@@ -79,13 +78,27 @@ def filter_basis(folder: Path, trust_remote_code: bool = False, weights: str | N
     Raises:
         ModelError: see ``read_head``.
     """
-    path = _cache_folder() / f"{weights or weights_identity(folder)}.safetensors"
-    if path.is_file():
-        return load_file(path)["basis"]
-    log.info("computing the filter's basis from the LM head in %s, once", folder)
-    basis = middle_out(right_singular_vectors(read_head(folder, trust_remote_code)))
-    _keep(path, basis)
-    return basis
+    weights = weights or weights_identity(folder)
+    kept = _read_cached(weights)
+    if kept is None:
+        log.info("computing the filter's basis from the LM head in %s, once", folder)
+        kept = middle_out(right_singular_vectors(read_head(folder, trust_remote_code)))
+        with suppress(OSError):  # a cache that cannot be written, or is full, costs only the time
+            content = save({"basis": kept}, metadata={_WEIGHTS: weights})
+            write_whole(cache_folder("filter") / f"{weights}.safetensors", content)
+    return kept
+
+
+def _read_cached(weights: str) -> NDArray[np.float32] | None:
+    """The basis that was kept for these weights; None: there is none, or the file is cut off or a foreign one."""
+    try:
+        with safe_open(cache_folder("filter") / f"{weights}.safetensors", framework="np") as file:
+            basis: NDArray[np.float32] = file.get_tensor("basis")
+            ours = (file.metadata() or {}).get(_WEIGHTS) == weights
+    except (OSError, SafetensorError):
+        return None
+    square = basis.dtype == np.float32 and basis.ndim == 2 and basis.shape[0] == basis.shape[1]
+    return basis if ours and square and np.allclose(np.linalg.norm(basis, axis=0), 1, atol=1e-4) else None
 
 
 def right_singular_vectors(head: Tensor) -> NDArray[np.float64]:
@@ -114,22 +127,3 @@ def _middle_order(width: int) -> Iterator[int]:
         window = range(start, start + kept)
         yield window[0] if window[0] not in before else window[-1]
         before = window
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "echo-embed" / "filter"
-
-
-def _keep(path: Path, basis: NDArray[np.float32]) -> None:
-    """Write through a temporary name, so that no other process ever reads half a file.
-
-    A read-only home costs only the time.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        save_file({"basis": basis}, unfinished)
-        os.replace(unfinished, path)
-    except OSError:
-        return

@@ -1,4 +1,4 @@
-"""What a caller gave, checked: texts and template variables. Every message names the index, the rule and the way out."""
+"""What a caller gave, checked: texts and template variables. Messages name the index, the rule and the way out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,26 @@ Variables = Mapping[str, "str | Sequence[str]"]
 
 
 def check_collection(texts: object) -> Iterable[object]:
-    """The texts, if they come in an ordered collection.
+    """The texts, if they come in an ordered collection: every entrance that takes texts asks this, adapters' too.
 
     Raises:
-        TypeError: one string, bytes, a mapping, a set, or something that cannot be iterated.
+        TypeError: one string, bytes, a mapping, a set, a table, an array of other than one dimension, or something that
+            cannot be iterated.
     """
+    kind = type(texts).__name__
     if isinstance(texts, str):
         raise TypeError("texts must be a list of strings, got one string; put it in a list: [text]")
-    if isinstance(texts, bytes | Mapping | set | frozenset) or not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}")
+    if isinstance(texts, Mapping):
+        raise TypeError(f"texts must be a list of strings, got {kind}; give its values: list(texts.values())")
+    if isinstance(texts, bytes | bytearray | memoryview | set | frozenset):
+        raise TypeError(f"texts must be a list of strings, got {kind}")
+    dimensions = getattr(texts, "ndim", None)  # of arrays, and of pandas' tables and columns
+    if dimensions == 0:
+        raise TypeError(f"texts must be a list of strings, got {kind} of one value; put it in a list: [text]")
+    if hasattr(texts, "columns") or hasattr(texts, "column_names") or dimensions not in (None, 1):
+        raise TypeError(f"texts must be a list of strings, got {kind}, a table; pass one column, as texts['text']")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a list of strings, got {kind}")
     return texts
 
 

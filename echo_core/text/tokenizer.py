@@ -1,7 +1,7 @@
 """A checkpoint's own tokenizer, set up so that text stays text.
 
-Special tokens are never read out of a text, no dummy space appears in the middle of a prompt, and no state is ever toggled, so any number of
-threads may share one. What is tokenised, and where it is cut, is decided in ``tokens.py``.
+Special tokens are never read out of a text, no dummy space appears in the middle of a prompt, and no state is ever
+toggled, so any number of threads may share one. What is tokenised, and where it is cut, is decided in ``prompts.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ANCHOR = "\n"  # stands before a piece whose tokenizer would put a dummy space t
 
 
 class TextTokenizer:
-    """A checkpoint's own tokenizer, set once so that text never becomes a special token; safe to use from many threads."""
+    """A checkpoint's own tokenizer, set once so that text never becomes a special token; threads may share it."""
 
     def __init__(self, tokenizer: Any) -> None:
         """Wrap a transformers tokenizer; the caller's object is not changed.
@@ -54,7 +54,9 @@ class TextTokenizer:
         """Ids of each text; ``continuing``: as inside a prompt, without the dummy space that some tokenizers put first.
 
         Raises:
-            UnencodableTextError: a lone surrogate, or a text that this tokenizer can only write as a special token; names the index.
+            UnencodableTextError: a lone surrogate, or a text that this tokenizer can only write as a special token;
+                names
+                the index.
         """
         anchored = continuing and bool(self._anchor)
         encodings = self._plain([ANCHOR + text for text in texts] if anchored else texts)
@@ -68,11 +70,32 @@ class TextTokenizer:
         return ids
 
     def ends(self, text: str, continuing: bool) -> list[int]:
-        """For each id that ``encode`` gives, the offset in ``text`` of the character behind it."""
+        """For each id that ``encode`` gives, the offset in ``text`` of the character after it."""
         shift = len(ANCHOR) if continuing and self._anchor else 0
         encoding = self._plain([ANCHOR[:shift] + text])[0]
         kept = len(self._without_anchor(encoding)) if shift else len(encoding.ids)
         return [end - shift for _, end in encoding.offsets[len(encoding.ids) - kept :]]
+
+    def check_fits(self, vocabulary: int) -> None:
+        """Return if a model with this many token embeddings has one for each id that a text or a prompt can get.
+
+        Special tokens beyond them are no harm: no text holds one (some checkpoints add a padding token that way).
+
+        Raises:
+            ModelError: the tokenizer has more tokens than the model.
+        """
+        special = {number for number, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        unread = special - set(self.bos) - {self.special["bos"], self.special["eos"]}
+        ids = self._backend.get_vocab(with_added_tokens=True)
+        wrong = sorted(
+            (number, token) for token, number in ids.items() if number >= vocabulary and number not in unread
+        )
+        if wrong:
+            count, (number, token) = len(wrong), wrong[0]
+            problem = f"the tokenizer must have at most the model's {vocabulary} tokens, got {count} more"
+            raise ModelError(
+                f"{problem} ({number}: {token!r}); save the model with resized embeddings, or its own tokenizer"
+            )
 
     def token(self, token_id: int) -> str:
         """The text of one id, with white space as the tokenizer writes it."""
@@ -114,6 +137,6 @@ def _unencodable(texts: Sequence[str]) -> UnencodableTextError:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            problem = f"must be valid Unicode, got the lone surrogate {text[error.start]!r}; decode its source with errors='replace'"
-            return UnencodableTextError(index, problem)
-    return UnencodableTextError(0, "or one behind it was refused by the tokenizer")
+            problem = f"must be valid Unicode, got the lone surrogate {text[error.start]!r}"
+            return UnencodableTextError(index, f"{problem}; decode its source with errors='replace'")
+    return UnencodableTextError(0, "or one after it was refused by the tokenizer")

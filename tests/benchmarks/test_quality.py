@@ -150,7 +150,7 @@ def test_bm25_equals_its_formula():
 )
 def test_a_configuration_has_the_vectors_of_its_own_encoder(tiny_llama, tmp_path, monkeypatch, name):
     """Passes are shared between configurations; encoding with the config, the plain way, must give the same."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
     laboratory, base = Laboratory(SLOW), EchoConfig(str(tiny_llama))
     laboratory.open("echo mean", base, DOCUMENTS).documents(DOCUMENTS)
     system = laboratory.open(name, base, DOCUMENTS)
@@ -265,7 +265,7 @@ def test_a_trained_encoder_that_cannot_be_had_is_left_out_and_said_so(tiny_llama
 
 
 def test_tuning_writes_every_trial_and_a_table_of_the_chosen(tiny_llama, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
     folder = tmp_path / "data" / "sts"
     folder.mkdir(parents=True)
     rows = [f"g\tf\ty\t{i}\t{i % 5}.0\tThe {i} cats.\tThe {i % 7} dogs." for i in range(20)]

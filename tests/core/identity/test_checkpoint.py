@@ -15,6 +15,7 @@ from echo_core.identity.checkpoint import (
     save_checkpoint,
     with_absolute_model,
 )
+from echo_core.identity.weights import weights_identity
 
 
 def find(model: str) -> Path:
@@ -120,5 +121,121 @@ def test_a_saved_config_with_an_unknown_field_is_refused(copy: Path):
 def test_a_folder_becomes_absolute_and_a_name_stays_as_it_is(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tiny_llama.parent)
     assert with_absolute_model(EchoConfig(f"./{tiny_llama.name}")).model == str(tiny_llama.resolve())
+    assert with_absolute_model(EchoConfig("org/model")).model == "org/model"
+    assert with_absolute_model(EchoConfig()).model is None
+
+
+class Full(OSError):
+    pass
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def other(model_folder) -> Path:
+    return model_folder("llama", seed=1)
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_disk_that_is_full_leaves_an_older_model_as_it_was(copy: Path, other: Path, failing: int, monkeypatch):
+    """Files were copied straight over the good ones: a full disk left a folder that nothing could open."""
+    save_checkpoint(copy, EchoConfig(str(copy), layer=-2), copy)
+    before = contents(copy)
+    copied = []
+    copyfile = shutil.copyfile
+
+    def until_full(source: Path, target: Path) -> None:
+        if len(copied) == failing:
+            target.write_bytes(b"half")
+            raise Full(28, "No space left on device")
+        copied.append(copyfile(source, target))
+
+    monkeypatch.setattr(shutil, "copyfile", until_full)
+    with pytest.raises(Full):
+        save_checkpoint(other, EchoConfig(str(other)), copy)
+    assert contents(copy) == before
+
+
+def test_a_kill_while_files_are_put_in_place_is_noticed(copy: Path, other: Path, monkeypatch):
+    save_checkpoint(copy, EchoConfig(str(copy)), copy)
+    replaced = []
+
+    def until_killed(source: Path, target: Path) -> None:
+        if replaced:
+            raise KeyboardInterrupt
+        replaced.append(Path(source).rename(target))
+
+    monkeypatch.setattr("echo_core.identity.checkpoint.os.replace", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(other, EchoConfig(str(other)), copy)
+    with pytest.raises(ModelError, match=r"must hold echo_config\.json"):
+        load_config(copy)
+
+
+def test_saving_over_an_older_model_removes_what_would_be_read_of_it(copy: Path, other: Path):
+    """A single file over shards, a LoRA adapter, another family's vocabulary: transformers reads them first."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(copy).save_pretrained(copy, max_shard_size="20KB")
+    kept = {"README.md", "notes.json", "my.txt"}
+    for name in (*kept, "adapter_config.json", "pytorch_model.bin", "added_tokens.json", "vocab.json"):
+        (copy / name).write_text("{}")
+    save_checkpoint(other, EchoConfig(str(other)), copy)
+    assert set(contents(copy)) == {*(path.name for path in other.iterdir()), CONFIG_FILE, *kept}
+    assert weights_identity(copy) == weights_identity(other)
+
+
+def test_only_the_weights_that_are_read_are_saved(copy: Path, tmp_path: Path):
+    for name in ("consolidated.safetensors", "model.fp16.safetensors"):
+        shutil.copy(copy / "model.safetensors", copy / name)
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    save_checkpoint(copy, EchoConfig(str(copy)), tmp_path / "saved")
+    saved = set(contents(tmp_path / "saved"))
+    assert "model.safetensors" in saved
+    assert not {"consolidated.safetensors", "model.fp16.safetensors", "model.safetensors.index.json"} & saved
+
+
+def test_files_that_have_changed_since_are_not_saved(copy: Path, tiny_llama: Path, other: Path, tmp_path: Path):
+    weights = weights_identity(copy)
+    save_checkpoint(copy, EchoConfig(str(copy)), tmp_path / "saved", weights)
+    shutil.copy(other / "model.safetensors", copy)
+    for folder in (tmp_path / "saved", copy):
+        before = contents(folder)
+        with pytest.raises(ModelError, match=f"must hold the weights {weights}"):
+            save_checkpoint(copy, EchoConfig(str(copy)), folder, weights)
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/model", "~nosuchuser"])
+def test_the_home_of_a_user_who_does_not_exist_is_a_model_error(name: str):
+    with pytest.raises(ModelError, match=f"must be a path that can be found, got '{name}'"):
+        find(name)
+    with pytest.raises(ModelError, match="must be a path that can be found"):
+        with_absolute_model(EchoConfig(name))
+
+
+def test_a_home_that_is_not_known_is_a_model_error_and_a_full_path_needs_none(tiny_llama: Path, monkeypatch):
+    import pwd
+
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(ModelError, match="must be a path that can be found"):
+        find("~/model")
+    assert find(str(tiny_llama)) == tiny_llama
+
+
+def test_a_file_that_is_no_gguf_file_is_refused_with_the_way_out(tiny_llama: Path):
+    with pytest.raises(ModelError, match=r"got the file .*model\.safetensors'; name its folder"):
+        find(str(tiny_llama / "model.safetensors"))
+
+
+def test_a_local_models_path_is_made_absolute(tiny_llama: Path, monkeypatch):
+    monkeypatch.chdir(tiny_llama.parent)
+    assert with_absolute_model(EchoConfig(tiny_llama.name)).model == str(tiny_llama.resolve())
     assert with_absolute_model(EchoConfig("org/model")).model == "org/model"
     assert with_absolute_model(EchoConfig()).model is None

@@ -22,6 +22,9 @@ from echo_core import (
     space_of,
 )
 from echo_core.identity.space import fingerprint
+from echo_core.identity.weights import check_weights, identified, weights_identity
+
+STORED = Path(__file__).parents[2] / "stored_by_0.1.0"
 
 
 def fingerprint_of(folder: Path, **fields: Any) -> str:
@@ -205,10 +208,167 @@ def test_the_space_of_a_config_is_known_without_torch(tiny_llama: Path):
 
 
 def test_fingerprint_is_that_of_the_loaded_weights_when_the_folder_is_written_over(tiny_llama, tmp_path):
-    """The fingerprint was computed when first asked for, from files that could have changed since the weights were loaded."""
+    """It was computed when first asked for, from files that could have changed since the weights were loaded."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_llama, folder)
     encoder = EchoEncoder(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 123.0}))
     assert encoder.fingerprint == EchoEncoder(tiny_llama).fingerprint != EchoEncoder(folder).fingerprint
+
+
+def settings_of(folder: Path, file: str = "tokenizer_config.json", **changes: Any) -> None:
+    path = folder / file
+    fields = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**fields, **changes}))
+
+
+def added(**flags: bool) -> dict[str, Any]:
+    return {
+        "content": "<s>",
+        "special": True,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+    } | flags
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"384": added(lstrip=True)}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["the"]}),
+        ("special_tokens_map.json", {"eos_token": "<s>"}),
+        ("added_tokens.json", {"<new>": 386}),
+    ],
+)
+def test_whatever_transformers_reads_of_the_tokenizer_counts(tiny_llama: Path, copy: Path, file: str, changes: dict):
+    settings_of(copy, file, **changes)
+    assert fingerprint_of(copy) != fingerprint_of(tiny_llama)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 7, "chat_template": "x"},
+        ),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"384": added()}, "additional_special_tokens": ["<s>"]}),
+        ("special_tokens_map.json", {"eos_token": {"content": "</s>"}, "bos_token": "<s>"}),
+        ("added_tokens.json", {"<s>": 384}),
+        ("generation_config.json", {"eos_token_id": 7}),
+        ("notes.json", {"whatever": 1}),
+    ],
+)
+def test_the_same_said_in_another_way_and_what_is_not_read_do_not_count(tiny_llama, copy, file: str, changes: dict):
+    settings_of(copy, file, **changes)
+    assert fingerprint_of(copy) == fingerprint_of(tiny_llama)
+
+
+def test_a_tokenizer_saved_again_by_transformers_is_the_same(tiny_llama: Path, copy: Path):
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(copy).save_pretrained(copy)
+    assert fingerprint_of(copy) == fingerprint_of(tiny_llama)
+
+
+def test_a_single_file_goes_before_an_index_as_in_transformers(tiny_llama: Path, copy: Path):
+    """Weights were hashed by an index that transformers does not read while model.safetensors is there."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(tiny_llama).save_pretrained(copy, max_shard_size="20KB")
+    shutil.copy(tiny_llama / "model.safetensors", copy)
+    change_weights(copy, "embed_tokens", value=0.125)
+    shards = sorted(copy.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    before = fingerprint_of(copy)
+    shards[0].unlink()
+    assert fingerprint_of(copy) == before != fingerprint_of(tiny_llama)
+
+
+def test_weights_that_the_config_names_go_before_all_others(tiny_llama: Path, copy: Path):
+    (copy / "model.safetensors").rename(copy / "others.safetensors")
+    settings_of(copy, "config.json", transformers_weights="others.safetensors")
+    change_weights(Path(shutil.copytree(tiny_llama, copy / "sub")), "embed_tokens", value=0.125)
+    before = fingerprint_of(copy)
+    shutil.copy(copy / "sub" / "model.safetensors", copy)
+    assert fingerprint_of(copy) == before
+    assert EchoEncoder(str(copy), Runtime(dtype="float32")).fingerprint == before
+
+
+def test_an_adapter_beside_a_whole_model_is_refused(copy: Path):
+    """transformers loads it where peft is installed: other vectors under the same fingerprint."""
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"a whole model or an adapter, got both.*folder of their own"):
+        fingerprint_of(copy)
+    with pytest.raises(ModelError, match="got both"):
+        EchoEncoder(str(copy))
+
+
+def test_a_distributed_checkpoint_is_refused(copy: Path):
+    shutil.copy(copy / "model.safetensors", copy / "shard-00001-model-00001-of-00001.safetensors")
+    with pytest.raises(ModelError, match="must be a plain checkpoint"):
+        fingerprint_of(copy)
+
+
+def test_code_counts_where_the_config_names_it(copy: Path):
+    (copy / "model.py").write_text("x = 1")
+    before = fingerprint_of(copy)
+    (copy / "model.py").write_text("x = 2")
+    assert fingerprint_of(copy) == before
+    settings_of(copy, "config.json", auto_map={"AutoModel": "model.Model"})
+    named = fingerprint_of(copy)
+    (copy / "model.py").write_text("x = 3")
+    assert len({before, named, fingerprint_of(copy)}) == 3
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": "../b.safetensors"}}', '{"weight_map": {"a": 3}}'],
+)
+def test_an_index_that_is_malformed_is_a_model_error(copy: Path, index: str):
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"index\.json .*must .*download it again"):
+        fingerprint_of(copy)
+
+
+def test_the_whole_of_a_large_tensor_is_hashed_on_request(tiny_llama: Path, copy: Path, monkeypatch):
+    monkeypatch.setattr(echo_core.identity.weights, "_WHOLE", 1000)
+    monkeypatch.setattr(echo_core.identity.weights, "_PART", 8)
+    parts, whole = (weights_identity(copy, whole=whole) for whole in (False, True))
+    change_weights(copy, "embed_tokens", at=(3, 0))
+    assert weights_identity(copy) == parts
+    assert weights_identity(copy, whole=True) != whole == weights_identity(tiny_llama, whole=True)
+
+
+def test_files_that_are_written_while_they_are_loaded_are_refused(copy: Path):
+    """The hash was taken first and the weights were read later: another model under the first one's fingerprint."""
+    with identified(copy) as weights:
+        assert weights == weights_identity(copy)
+    with pytest.raises(ModelError, match="must stay as it is while it is loaded"), identified(copy):
+        change_weights(copy, "embed_tokens", value=0.125)
+
+
+def test_weights_that_have_changed_are_named_both(copy: Path):
+    check_weights("a", "a", "x")
+    with pytest.raises(ModelError, match="x must hold the weights b, got a: its files have changed"):
+        check_weights("a", "b", "x")
+
+
+@pytest.mark.parametrize("space", ["[]", "3", "null", "{", '"x"', ["x"], 3])
+def test_a_stored_space_that_is_no_object_is_refused(tiny_llama: Path, space: Any):
+    now = space_of(EchoConfig(str(tiny_llama)))
+    stored = {"echo_fingerprint": "0" * 16, "echo_space": space}
+    with pytest.raises(EmbeddingSpaceMismatch, match=r"no JSON object|another space"):
+        check_space(stored, now, "collection 'x'")
+    with pytest.raises(EmbeddingSpaceMismatch, match="does not say"):
+        check_space(space, now, "collection 'x'")
+
+
+def test_the_embedded_models_identity_is_that_of_version_0_1_0():
+    stored = json.loads((STORED / "chroma_metadata.json").read_text())
+    check_space(stored, space_of(EchoConfig(layer=-2)), "collection 'x'")

@@ -20,7 +20,7 @@ SLOW = Runtime(device="cpu", dtype="float32")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -99,7 +99,7 @@ def test_other_weights_get_their_own_basis(model_folder, cache):
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(tiny_llama, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    monkeypatch.setenv("HF_ASSETS_CACHE", "/dev/null")
     assert filter_basis(tiny_llama).shape == (32, 32)
 
 
@@ -148,3 +148,27 @@ def test_equal_filters_have_equal_fingerprints_however_they_are_written(tiny_lla
     ]
     assert spaces[0] == spaces[1]
     assert len(set(spaces)) == 3
+
+
+def test_a_cached_file_that_is_cut_off_or_foreign_is_computed_anew(tiny_llama, model_folder, cache):
+    """A truncated file failed at every load, and any other file of that name was taken."""
+    first = filter_basis(tiny_llama)
+    (path,) = cache.rglob("*.safetensors")
+    whole = path.read_bytes()
+    filter_basis(model_folder("llama", seed=1))
+    (others,) = set(cache.rglob("*.safetensors")) - {path}
+    save_file({"basis": torch.eye(32)}, cache / "foreign.safetensors")
+    foreign = (cache / "foreign.safetensors").read_bytes()
+    for content in (b"", whole[:100], whole[:-1], b"x" * 5000, others.read_bytes(), foreign):
+        path.write_bytes(content)
+        np.testing.assert_array_equal(filter_basis(tiny_llama), first)
+        assert path.read_bytes() == whole
+
+
+def test_a_full_disk_leaves_no_part_in_the_cache(tiny_llama, cache, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("echo_core.identity.files.os.fsync", full)
+    assert filter_basis(tiny_llama).shape == (32, 32)
+    assert [path for path in cache.rglob("*") if path.is_file()] == []

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
+from datasets import Dataset
 
 from echo_core.errors import EmptyTextError, VariableError
 from echo_core.template import parse_template
@@ -80,3 +83,29 @@ def test_missing_and_superfluous_values_are_named(template, instruction, given, 
 def test_a_value_that_is_no_string_is_a_type_error(value: object, kind: str):
     with pytest.raises(TypeError, match=rf"variable 'context' must .*{kind}"):
         fill_variables(parse_template("{context} [[{text}]]"), 2, None, None, {"context": value})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("texts", [np.array(["a", "b"]), np.array(["a", "b"], dtype=object), pd.Series(["a", "b"])])
+def test_arrays_and_columns_of_one_dimension_will_do(texts: object):
+    assert list(check_collection(texts)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [pd.DataFrame({"text": ["a"]}), np.array([["a"]]), Dataset.from_dict({"text": ["a"]})],
+    ids=lambda t: type(t).__name__,
+)
+def test_a_table_is_refused_with_the_way_out(texts: object):
+    """A DataFrame iterates over its labels: the word "text" was embedded, once."""
+    with pytest.raises(TypeError, match=rf"got {type(texts).__name__}, a table; pass one column, as texts\['text'\]"):
+        check_collection(texts)
+
+
+def test_an_array_of_no_dimension_is_refused_with_the_way_out():
+    with pytest.raises(TypeError, match=r"got ndarray of one value; put it in a list: \[text\]"):
+        check_collection(np.array("a"))
+
+
+def test_a_mapping_is_refused_with_the_way_out():
+    with pytest.raises(TypeError, match=r"got dict; give its values: list\(texts.values\(\)\)"):
+        check_collection({"a": "b"})

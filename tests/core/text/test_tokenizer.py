@@ -41,7 +41,7 @@ def test_any_text_comes_back_whole(name: str, text: str):
 
 @every_tokenizer
 def test_pieces_of_a_prompt_give_the_ids_of_the_whole_prompt(name: str):
-    """What the joined seam is for: cut before white space, the pieces' ids are those that the model knows from whole sentences."""
+    """The joined seam is for this: cut before white space, the ids are those that the model knows from sentences."""
     pieces = ["Rewrite the following paragraph:", " Paris", ". The rewritten paragraph:", " Paris"]
     own = OWN[name]
     apart = [token for i, piece in enumerate(pieces) for token in WRAPPED[name].encode([piece], continuing=i > 0)[0]]
@@ -181,3 +181,28 @@ def test_a_slow_tokenizer_is_refused_with_the_way_out():
 def test_a_folder_without_a_tokenizer_is_a_model_error(tmp_path):
     with pytest.raises(ModelError, match="no usable tokenizer"):
         TextTokenizer.from_folder(tmp_path)
+
+
+def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused_by_name():
+    """Such a model loaded, and failed with an IndexError at the first text that held one of the tokens."""
+    size = len(OWN["byte_level_bos"])
+    WRAPPED["byte_level_bos"].check_fits(size)
+    with pytest.raises(
+        ModelError, match=rf"at most the model's {size - 10} tokens, got \d+ more \({size - 10}: .*own token"
+    ):
+        WRAPPED["byte_level_bos"].check_fits(size - 10)
+
+
+def test_special_tokens_beyond_the_vocabulary_are_no_harm_unless_a_prompt_holds_them():
+    """Some checkpoints add a padding token without an embedding; no text gets its id."""
+    own = TOKENIZERS["byte_level_bos"]()
+    size = len(own)
+    own.add_special_tokens({"pad_token": "<pad>"})
+    TextTokenizer(own).check_fits(size)
+    own.add_special_tokens({"eos_token": "<end>"})
+    with pytest.raises(ModelError, match="'<end>'"):
+        TextTokenizer(own).check_fits(size)
+    own = TOKENIZERS["byte_level_bos"]()
+    own.add_tokens(["<think>"])
+    with pytest.raises(ModelError, match="'<think>'"):
+        TextTokenizer(own).check_fits(size)

@@ -19,7 +19,7 @@ TRIPLES = [(one, other, float(i % 5)) for i, (one, other) in enumerate(pairwise(
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
 
 
 @pytest.fixture
