@@ -69,7 +69,7 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
     """
     with load_lock():
         folder = find_checkpoint(config)
-    here = replace(runtime, device=str(choose_device(runtime.device)))  # the calling thread's GPU, not the loading one's
+    here = replace(runtime, device=str(choose_device(runtime.device)))  # the calling thread's GPU
     with identified(folder) as weights:
         with load_lock():
             tokenizer = TextTokenizer.from_folder(folder, runtime.trust_remote_code)

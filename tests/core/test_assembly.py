@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from echo_core import ConfigError, EchoConfig, EchoEncoder, Runtime
+from echo_core import ConfigError, EchoConfig, EchoEncoder, ModelError, Runtime
 
 
 def open_encoder(folder, runtime=None, **options):
@@ -38,3 +38,9 @@ def test_rows_longer_than_the_attention_window_are_warned_of(model_folder, caplo
     with caplog.at_level(logging.WARNING, logger="echo_core"):
         open_encoder(model_folder(family))
     assert ("exceed the model's attention window" in caplog.text) == warned
+
+
+def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused_at_load(model_folder):
+    """Such a model loaded, and failed with an IndexError at the first text with one of the tokens."""
+    with pytest.raises(ModelError, match="the tokenizer must have at most the model's 200 tokens"):
+        EchoEncoder(EchoConfig(str(model_folder("llama", vocab_size=200))))
