@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, cast
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
-from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.embeddings.base import BaseEmbedding, SimilarityMode
+from pydantic import Field, model_validator
 
-import echo_core
-from echo_core.identity.space import fingerprint, space_of
-from llama_index.embeddings.echo.options import EchoOptions
+from echo_core import EmptyTextError, Runtime
+from echo_core.errors import TextError
+from echo_core.identity.space import fingerprint
+from echo_core.text.inputs import check_collection
+from echo_options import EchoOptions, with_options
 
-if TYPE_CHECKING:
-    from echo_core import EchoEncoder
-    from echo_core.methods.finish import Vectors
+# What only runs a model stays out of to_dict, which is a cache key; LlamaIndex has a bar of its own, show_progress=True.
+_UNWRITTEN = [field.name for field in dataclasses.fields(Runtime)]
+_LEAVE_OUT = "leave it out, or join it to its neighbour where a splitter made it"  # a zero vector's cosine is NaN here
 
 
+@with_options(model="model_name", unwritten=_UNWRITTEN, progress=False)
 class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
     """Echo embeddings as LlamaIndex's ``BaseEmbedding``; the weights load at the first text, once per process and options.
 
@@ -24,51 +30,129 @@ class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
         Settings.embed_model = EchoEmbedding()                        # the embedded default model
         EchoEmbedding(model_name="HuggingFaceTB/SmolLM2-135M", layer=-2)
 
-    The options are those of ``EchoOptions``.
+    The fields are those of ``EchoConfig`` (its ``model`` is ``model_name`` here) and ``Runtime``, explained there. An option
+    that is not given takes the preset of a known checkpoint, else the default of the core. ``model_name`` may be a path; a
+    folder's becomes absolute. A blank text is an error; ``empty="zero"`` gives it a zero vector, whose cosine is NaN in
+    LlamaIndex's own stores: better leave such nodes out.
+
+    Raises ``pydantic.ValidationError`` for an unknown or wrong option.
     """
+
+    # Texts handed over at once; the encoder sorts and batches them by tokens.
+    embed_batch_size: int = Field(default=512, gt=0, le=2048)
+    embeddings_cache: None = Field(default=None, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        """The options without the class's name, which ``model_dump`` writes beside them."""
+        if not isinstance(given, dict):
+            return given
+        if given.get("embeddings_cache") is not None:
+            rule = "must be None: it keys on the text alone, so that a query would get the vector of the same text as a document"
+            raise ValueError(
+                f"embeddings_cache {rule}; use IngestionPipeline(cache=...), which keys on the options too"
+            )
+        return {name: value for name, value in given.items() if (name, value) != ("class_name", cls.class_name())}
 
     @classmethod
     def class_name(cls) -> str:
         """The name under which LlamaIndex serialises it."""
         return "EchoEmbedding"
 
-    @property
-    def encoder(self) -> EchoEncoder:
-        """The process-wide encoder behind this object, loaded at the first use."""
-        return echo_core.shared_encoder(self.config, self.runtime)
-
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """The fields that define the vector, and the space's fingerprint: IngestionPipeline's cache key, so other weights in the folder change it."""
-        return {**super().to_dict(**kwargs), "fingerprint": fingerprint(space_of(self.config))}
+        """The fields that define the vector, and the fingerprint of their space: IngestionPipeline's cache key."""
+        return {**super().to_dict(**kwargs), "fingerprint": fingerprint(self.space)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> EchoEmbedding:
-        """The object that ``to_dict`` wrote; runtime options are given anew."""
+        """The object that ``to_dict`` wrote; runtime options are given anew.
+
+        Unless ``kwargs`` change what defines the vector, the first text raises ``EmbeddingSpaceMismatch`` if the model has other
+        weights than it had then; without the key "fingerprint" it does not.
+        """
         fields = {key: value for key, value in data.items() if key != "fingerprint"}
-        return cast(EchoEmbedding, super().from_dict(fields, **kwargs))
+        made = cast(EchoEmbedding, super().from_dict(fields, **kwargs))
+        if "fingerprint" in data and set(kwargs) <= set(_UNWRITTEN):
+            made._promises.add((made.config, data["fingerprint"]))
+        return made
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what pickle wrote; LlamaIndex's own way restores the fields alone."""
+        super().__setstate__(state)
+        self._promises.update((state["__pydantic_private__"] or {}).get("_promises", ()))
+
+    def similarity(
+        self, embedding1: list[float], embedding2: list[float], mode: SimilarityMode = SimilarityMode.DEFAULT
+    ) -> float:
+        """LlamaIndex's similarity, with 0 for the cosine of a zero vector, where its own is NaN and stops its splitters."""
+        if mode == SimilarityMode.DEFAULT and not (any(embedding1) and any(embedding2)):
+            return 0.0
+        return float(super().similarity(embedding1, embedding2, mode))
+
+    def get_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[list[float]]:
+        """N vectors of D floats, said with the document template. Raises like ``EchoEncoder.encode_documents``."""
+        with _numbered_as_in(texts := _listed(texts)):
+            return cast(list[list[float]], super().get_text_embedding_batch(texts, *args, **kwargs))
+
+    async def aget_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[list[float]]:
+        """``get_text_embedding_batch`` without blocking the event loop."""
+        with _numbered_as_in(texts := _listed(texts)):
+            return cast(list[list[float]], await super().aget_text_embedding_batch(texts, *args, **kwargs))
+
+    def get_agg_embedding_from_queries(self, queries: list[str], *args: Any, **kwargs: Any) -> list[float]:
+        """D floats, the queries' vectors in one: their mean, if no other function is given."""
+        return cast(list[float], super().get_agg_embedding_from_queries(_listed(queries), *args, **kwargs))
+
+    async def aget_agg_embedding_from_queries(self, queries: list[str], *args: Any, **kwargs: Any) -> list[float]:
+        """``get_agg_embedding_from_queries`` without blocking the event loop."""
+        return cast(list[float], await super().aget_agg_embedding_from_queries(_listed(queries), *args, **kwargs))
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return _as_lists(self.encoder.encode_queries([query]))[0]
+        with _advised([query]):
+            return self._embed("queries", [query])[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _as_lists(self.encoder.encode_documents(texts))
+        with _advised(texts):
+            return self._embed("documents", texts)
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        encoder: EchoEncoder = await asyncio.to_thread(getattr, self, "encoder")  # the first use loads weights
-        return _as_lists(await encoder.aencode_queries([query]))[0]
+        with _advised([query]):
+            return (await self._aembed("queries", [query]))[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return (await self._aget_text_embeddings([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        encoder: EchoEncoder = await asyncio.to_thread(getattr, self, "encoder")  # the first use loads weights
-        return await asyncio.to_thread(_as_lists, await encoder.aencode_documents(texts))
+        with _advised(texts):
+            return await self._aembed("documents", texts)
 
 
-def _as_lists(vectors: Vectors) -> list[list[float]]:
-    return [
-        row.tolist() for row in vectors
-    ]  # row by row: one tolist of all holds the GIL, and so the event loop, for its whole length
+def _listed(texts: object) -> list[str]:
+    return cast(list[str], list(check_collection(texts)))
+
+
+@contextmanager
+def _advised(texts: list[str]) -> Iterator[None]:
+    """What is raised about one of the texts carries the text, and advice that is safe in LlamaIndex."""
+    try:
+        yield
+    except TextError as error:
+        if isinstance(error, EmptyTextError):
+            error = EmptyTextError(
+                error.index, f"must not be empty or blank, got {texts[error.index][:20]!r}; {_LEAVE_OUT}"
+            )
+        vars(error)["text"] = texts[error.index]
+        raise error from error.__cause__
+
+
+@contextmanager
+def _numbered_as_in(texts: list[str]) -> Iterator[None]:
+    """What is raised about a text of a batch, into which LlamaIndex parts the texts, names its place in all of them."""
+    try:
+        yield
+    except TextError as error:
+        raise error.at(texts.index(vars(error)["text"])) from error.__cause__

@@ -1,0 +1,166 @@
+"""What the adapters of LangChain and LlamaIndex share: the core's options as pydantic fields, and one encoder behind them.
+
+The fields are made from the dataclasses ``EchoConfig`` and ``Runtime``, which know the defaults and the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, model_validator
+
+import echo_core
+from echo_core import EchoConfig, EmbeddingSpaceMismatch, Runtime
+from echo_core.identity.checkpoint import with_absolute_model
+from echo_core.identity.space import fingerprint, space_of
+
+if TYPE_CHECKING:
+    from echo_core import EchoEncoder
+
+# The space of each shared encoder that is loaded: its files may be written over while the weights live on.
+_loaded: dict[tuple[EchoConfig, Runtime], dict[str, Any]] = {}
+
+
+class _Promises(set[tuple[EchoConfig, str]]):
+    """Configs with a fingerprint that was given out for them. All are equal, so that equal options make equal objects."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Promises)
+
+
+class EchoOptions(BaseModel):
+    """Options that EchoConfig and Runtime have checked, and the shared encoder that they describe.
+
+    What a store or a cache keeps is the space of the encoder that makes the vectors. Until it is loaded, the model's files tell the space, and the
+    object remembers what they told: should other weights be loaded then, nothing is embedded.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model_field: ClassVar[str] = "model"  # the name that EchoConfig.model has here
+    _promises: _Promises = PrivateAttr(default_factory=_Promises)
+
+    if TYPE_CHECKING:  # the fields are made at run time, see with_options
+
+        def __init__(self, **options: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, given: Any) -> Any:
+        """The options with presets and defaults filled in, checked by EchoConfig and Runtime."""
+        if not isinstance(given, dict):  # an object of this class, as a field of another pydantic model
+            return given
+        model, alias = cls.model_field, cls.model_fields[cls.model_field].alias
+        if model in given and alias in given:
+            raise ValueError(f"{model} and {alias} are one option: give one of them")
+        options = {model if name == alias else name: value for name, value in given.items()}
+        if isinstance(options.get(model), os.PathLike):
+            options[model] = os.fspath(options[model])
+        Runtime(**{name: options[name] for name in _names(Runtime) if name in options})
+        fields = {name: cls._field(name) for name in _names(EchoConfig)}
+        config = EchoConfig(**{name: options[field] for name, field in fields.items() if field in options})
+        config = with_absolute_model(config)
+        return {**options, **{field: getattr(config, name) for name, field in fields.items()}}
+
+    @classmethod
+    def _field(cls, name: str) -> str:
+        return cls.model_field if name == "model" else name
+
+    @property
+    def config(self) -> EchoConfig:
+        """The options that define the vector."""
+        return EchoConfig(**{name: getattr(self, self._field(name)) for name in _names(EchoConfig)})
+
+    @property
+    def runtime(self) -> Runtime:
+        """The options that only run it."""
+        return Runtime(**{name: getattr(self, name) for name in _names(Runtime)})
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """What must be equal for two vectors to be compared; reads the model's files if it is not loaded, loads no weights."""
+        config = self.config
+        space = _loaded.get((config, self.runtime)) or space_of(config)
+        self._promises.add((config, fingerprint(space)))
+        return space
+
+    @property
+    def encoder(self) -> EchoEncoder:
+        """The process-wide encoder of these options, loaded at the first use.
+
+        Raises:
+            EmbeddingSpaceMismatch: its weights are not those that a store, a cache or ``to_dict`` was told of.
+        """
+        config, runtime = self.config, self.runtime
+        encoder = echo_core.shared_encoder(config, runtime)
+        space = _loaded[config, runtime] = encoder.space
+        promised = {promise for known, promise in self._promises if known == config}
+        if promised - {fingerprint(space)}:
+            raise EmbeddingSpaceMismatch(
+                f"{self.model_field} must have the weights that stores and caches were told of (fingerprint "
+                f"{', '.join(sorted(promised))}), got {fingerprint(space)}: the files of {config.model!r} were replaced; "
+                "put them back, or make a new object in a new process and index the texts again"
+            )
+        return encoder
+
+    def _embed(self, role: str, texts: Sequence[str]) -> list[list[float]]:
+        """N vectors of D floats, said with the template of ``role`` ("documents" or "queries"), in the caller's order."""
+        return _as_lists(getattr(self.encoder, f"encode_{role}")(texts))
+
+    async def _aembed(self, role: str, texts: Sequence[str]) -> list[list[float]]:
+        """``_embed`` without blocking the event loop; concurrent calls share batches."""
+        encoder = await asyncio.to_thread(getattr, self, "encoder")  # the first use loads weights
+        vectors = await getattr(encoder, f"aencode_{role}")(texts)
+        return await asyncio.to_thread(_as_lists, vectors) if len(vectors) > 1 else _as_lists(vectors)
+
+
+Options = TypeVar("Options", bound=EchoOptions)
+
+
+def with_options(
+    model: str = "model", alias: str | None = None, unwritten: Collection[str] = (), **defaults: Any
+) -> Callable[[type[Options]], type[Options]]:
+    """A class decorator that gives an adapter's class a field for each option of the core.
+
+    Args:
+        model: what ``EchoConfig.model`` is called there.
+        alias: its second name.
+        unwritten: options that no dump writes down.
+        defaults: of options whose default is another one there.
+    """
+
+    def field(knob: dataclasses.Field[Any]) -> Any:
+        return Field(
+            default=defaults.get(knob.name, knob.metadata.get("default", knob.default)),
+            alias=alias if knob.name == "model" else None,
+            exclude=knob.name in unwritten or None,
+            repr=knob.repr,
+        )
+
+    def decorate(cls: type[Options]) -> type[Options]:
+        fields: dict[str, Any] = {
+            model if knob.name == "model" else knob.name: (get_type_hints(kind)[knob.name], field(knob))
+            for kind in (EchoConfig, Runtime)
+            for knob in dataclasses.fields(kind)
+        }
+        made = create_model(cls.__name__, __base__=cls, __module__=cls.__module__, __doc__=cls.__doc__, **fields)
+        made.model_field = model
+        return made
+
+    return decorate
+
+
+def _names(kind: type[EchoConfig | Runtime]) -> tuple[str, ...]:
+    return tuple(knob.name for knob in dataclasses.fields(kind))
+
+
+def _as_lists(vectors: Any) -> list[list[float]]:
+    # Row by row: one tolist of all holds the GIL, and so the event loop, for its whole length.
+    return [row.tolist() for row in vectors]
