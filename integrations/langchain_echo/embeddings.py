@@ -20,10 +20,11 @@ class EchoEmbeddings(EchoOptions, Serializable, Embeddings):  # type: ignore[mis
         EchoEmbeddings(model="HuggingFaceTB/SmolLM2-135M", layer=-2)
         EchoEmbeddings(**EchoEncoder.load(folder).config.to_dict())  # the options that an encoder was saved with
 
-    The fields are those of ``EchoConfig`` and ``Runtime``, explained there. An option that is not given takes the preset
-    of a known checkpoint, else the default of the core. ``model`` may be a path; a folder's becomes absolute.
-    ``pickle``, ``model_dump`` and LangChain's ``dumpd`` write the options down, never weights; ``dumpd`` is read by
-    ``load(dumped, allowed_objects=[EchoEmbeddings])``. No dump holds ``trust_remote_code``.
+    The fields are those of ``EchoConfig`` and ``Runtime``, explained there. An option that is not given takes the
+    preset of a known checkpoint, else the default of the core. ``model`` may be a path; a folder's becomes absolute.
+    ``pickle``, ``model_dump`` and LangChain's ``dumpd`` write the options down, never weights, and no dump holds
+    ``trust_remote_code``. What ``dumpd`` wrote is read by
+    ``load(dumped, allowed_objects=[EchoEmbeddings], valid_namespaces=["langchain_echo"])``.
 
     Raises ``pydantic.ValidationError`` for an unknown or wrong option.
     """

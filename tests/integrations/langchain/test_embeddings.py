@@ -180,6 +180,15 @@ def test_the_in_memory_store_finds_by_query_template_among_documents_by_document
     assert [score for _, score in found] == pytest.approx([score for score, _ in wanted], abs=1e-5)
 
 
+def test_a_blank_texts_zero_vector_has_a_score_in_langchains_store(options):
+    """The error about a blank text advises ``empty="zero"``: it must be safe here, as it is not in LlamaIndex."""
+    store = InMemoryVectorStore(EchoEmbeddings(**options, empty="zero"))
+    store.add_texts([" ", "fog forms at dawn"])
+    scores = {document.page_content: score for document, score in store.similarity_search_with_score("fog", k=2)}
+    assert scores[" "] == 0.0
+    assert 0 < abs(scores["fog forms at dawn"]) <= 1
+
+
 def test_the_example_selector_picks_the_example_that_the_query_is_nearest_to(options):
     embeddings = EchoEmbeddings(**{**options, "query_template": "echo"})  # the same template: the same text is nearest
     examples = [{"input": word, "output": word.upper()} for word in ("tide", "soap", "fog")]

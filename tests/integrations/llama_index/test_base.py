@@ -3,21 +3,24 @@
 import asyncio
 import dataclasses
 import json
+import math
 import pickle
 import shutil
 
 import pytest
-from llama_index.core import Settings
+from llama_index.core import Document, Settings
+from llama_index.core.base.embeddings.base import SimilarityMode, similarity
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.node_parser import SemanticSplitterNodeParser
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 from tiny_models import change_weights
 
-from echo_core import EchoConfig, EmptyTextError, Runtime
+from echo_core import EchoConfig, EmbeddingSpaceMismatch, EmptyTextError, Runtime, TextTooLongError
 from llama_index.embeddings.echo import EchoEmbedding
 
 TEXT = "the tide\ncomes in"
@@ -136,6 +139,46 @@ def test_other_weights_in_the_same_folder_are_another_cache_key(options, tiny_ll
     assert {name for name in before if before[name] != after[name]} == {"fingerprint"}
 
 
+def test_a_persisted_ingestion_cache_serves_the_next_pipeline(options, monkeypatch, tmp_path):
+    pipeline, calls = counting_pipeline(EchoEmbedding(**options), IngestionCache(), monkeypatch)
+    first = pipeline.run(nodes=[TextNode(text=TEXT, id_="a")])[0].embedding
+    pipeline.persist(str(tmp_path))
+    again = IngestionPipeline(transformations=[EchoEmbedding.from_dict(EchoEmbedding(**options).to_dict())])
+    again.load(str(tmp_path))
+    assert again.run(nodes=[TextNode(text=TEXT, id_="a")])[0].embedding == first
+    assert len(calls) == 1
+
+
+def test_weights_replaced_after_they_were_loaded_leave_the_cache_key_that_of_the_vectors(options, tiny_llama, tmp_path):
+    """``to_dict`` hashed the files again: the loaded weights' vectors were cached under the new files' fingerprint."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    embed_model = EchoEmbedding(**{**options, "model_name": str(folder)})
+    embed_model.get_text_embedding(TEXT)
+    before = embed_model.to_dict()
+    change_weights(folder, "embed_tokens", at=(0, 0))
+    assert embed_model.to_dict() == before
+    assert before["fingerprint"] == embed_model.encoder.fingerprint
+
+
+def test_weights_replaced_between_the_cache_key_and_the_first_text_put_nothing_into_the_cache(
+    options, tiny_llama, tmp_path, monkeypatch
+):
+    """The key was made of the old files, the vectors of the new ones."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    embed_model = EchoEmbedding(**{**options, "model_name": str(folder)})
+    cache = IngestionCache()
+    original = EchoEmbedding._get_text_embeddings
+
+    def replaced_first(self, texts):
+        change_weights(folder, "embed_tokens", at=(0, 0))
+        return original(self, texts)
+
+    monkeypatch.setattr(EchoEmbedding, "_get_text_embeddings", replaced_first)
+    with pytest.raises(EmbeddingSpaceMismatch):
+        IngestionPipeline(transformations=[embed_model], cache=cache).run(nodes=[TextNode(text=TEXT)])
+    assert cache.cache.get_all(cache.collection) == {}
+
+
 @pytest.mark.slow
 def test_the_ingestion_pipeline_works_with_spawned_workers(embed_model):
     texts = [f"{number} {TEXT}" for number in range(8)]
@@ -187,6 +230,23 @@ def test_every_call_and_every_batch_emits_its_events(options, recorded):
     assert len(starts) == len(ends)
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_an_error_names_the_texts_place_in_the_whole_call(options, asynchronous):
+    """LlamaIndex hands texts over in batches: the index was that in the batch."""
+    embed_model = EchoEmbedding(**options, embed_batch_size=2, max_tokens=8, overflow="error")
+
+    def embed(texts):
+        if asynchronous:
+            return asyncio.run(embed_model.aget_text_embedding_batch(texts))
+        return embed_model.get_text_embedding_batch(texts)
+
+    with pytest.raises(EmptyTextError, match="^text 3 must not be empty"):
+        embed(["a", "b", "c", " ", "d"])
+    with pytest.raises(TextTooLongError, match="^text 4 ") as raised:
+        embed(["a", "b", "c", "d", "far too long for eight tokens"])
+    assert raised.value.index == 4
+
+
 def test_a_local_error_surfaces_at_once(embed_model, monkeypatch):
     """LlamaIndex's Hugging Face class tries three times, with waits."""
     calls = []
@@ -211,3 +271,41 @@ async def test_the_event_loop_ticks_while_a_second_of_documents_is_embedded(opti
             embed_model.aget_text_embedding_batch([f"{number} {chunk}" for number in range(count)])
         )
     assert stall < 0.05
+
+
+# ---- blank texts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["get_text_embedding", "get_query_embedding", "aget_text_embedding"])
+def test_a_blank_text_is_refused_with_advice_that_works_in_llama_index(embed_model, name):
+    """The error advised ``empty="zero"``, whose vector makes LlamaIndex's similarities NaN."""
+    with pytest.raises(EmptyTextError, match=r"must not be empty or blank, got ' '; leave it out") as raised:
+        result = getattr(embed_model, name)(" ")
+        asyncio.run(result)
+    assert "zero" not in str(raised.value)
+
+
+def test_the_vector_of_a_blank_text_makes_llama_indexs_own_similarity_nan(options):
+    """Why it is not advised; when this fails, LlamaIndex has mended it."""
+    embed_model = EchoEmbedding(**options, empty="zero")
+    vectors = embed_model.get_text_embedding_batch([" ", TEXT])
+    with pytest.warns(RuntimeWarning):
+        assert math.isnan(similarity(*vectors))
+    assert embed_model.similarity(*vectors) == embed_model.similarity(*vectors[::-1]) == 0.0
+    assert embed_model.similarity(vectors[1], vectors[1]) == pytest.approx(1.0)
+    assert embed_model.similarity(*vectors, mode=SimilarityMode.EUCLIDEAN) == pytest.approx(-1.0)
+
+
+async def test_the_semantic_splitter_splits_a_document_with_blank_sentences(options):
+    """It computed NaN from the zero vectors and split nothing."""
+    sentences = ["Fog forms at dawn. ", "Fog lifts at noon. ", " ", "  ", "   ", "Soap is fat. ", "Soap is lye. "]
+    splitter = SemanticSplitterNodeParser(
+        embed_model=EchoEmbedding(**options, empty="zero"),
+        sentence_splitter=lambda text: sentences,
+        breakpoint_percentile_threshold=60,
+    )
+    document = Document(text="".join(sentences))
+    chunks = [node.text for node in splitter.build_semantic_nodes_from_documents([document])]
+    assert len(chunks) > 1
+    assert "".join(chunks) == document.text
+    assert [node.text for node in await splitter.abuild_semantic_nodes_from_documents([document])] == chunks
