@@ -35,6 +35,7 @@ _HOMES = {
     "ModelError": "errors",
     "NotFiniteError": "errors",
     "EmbeddingSpaceMismatch": "errors",
+    "StoreError": "errors",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from echo_core.errors import EmptyTextError as EmptyTextError
     from echo_core.errors import ModelError as ModelError
     from echo_core.errors import NotFiniteError as NotFiniteError
+    from echo_core.errors import StoreError as StoreError
     from echo_core.errors import TemplateError as TemplateError
     from echo_core.errors import TextTooLongError as TextTooLongError
     from echo_core.errors import UnencodableTextError as UnencodableTextError

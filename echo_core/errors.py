@@ -67,6 +67,10 @@ class EmbeddingSpaceMismatch(EchoError):
     """Stored vectors were made by another model, template, layer or dimension than the one that shall search them."""
 
 
+class StoreError(EchoError):
+    """A vector store did not answer, or refused a record; the message says what it holds by now and how to go on."""
+
+
 def check_choice(field: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ConfigError unless ``value`` is one of ``allowed``, in type too (1 is not True)."""
     options = tuple(allowed)

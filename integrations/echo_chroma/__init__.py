@@ -1,6 +1,6 @@
-"""Echo embeddings in Chroma: an embedding function that Chroma stores and rebuilds, and collections whose vectors cannot be mixed up.
+"""Echo embeddings in Chroma: a function that Chroma stores and rebuilds, and collections that take no other vectors.
 
-Import this package in every process that opens such a collection, so that Chroma can rebuild the function from what it stored.
+Import this package in every process that opens such a collection, so that Chroma can rebuild the function.
 """
 
 try:
@@ -11,16 +11,20 @@ except ModuleNotFoundError as error:
     raise ImportError("echo_chroma needs Chroma; install it with: pip install 'echo-embed[chroma]'") from error
 
 from echo_chroma.collection import check_collection, collection_options, open_collection
-from echo_chroma.documents import Added, add_documents
+from echo_chroma.documents import Added, Synced, add_documents, sync_documents
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.records import document_id
+from echo_chroma.store import open_client
 
 __all__ = [
     "Added",
     "EchoEmbeddingFunction",
+    "Synced",
     "add_documents",
     "check_collection",
     "collection_options",
     "document_id",
+    "open_client",
     "open_collection",
+    "sync_documents",
 ]

@@ -1,40 +1,52 @@
-"""Collections that know which embeddings they hold: made with cosine distance and the space beside the vectors, checked when opened.
+"""Collections that know which embeddings they hold: made with cosine distance and the space beside the vectors.
 
-They are plain Chroma collections. LangChain's and LlamaIndex's stores use the same ones: open the collection here, then hand it (or its name) over.
+They are plain Chroma collections. LangChain's and LlamaIndex's stores use the same ones: open the collection here, then
+hand it (or its name) over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from typing import Any
 
 from chromadb.api import ClientAPI
 from chromadb.api.models.Collection import Collection
 
 from echo_chroma.function import EchoEmbeddingFunction
+from echo_chroma.guard import check_stored_space
+from echo_chroma.store import open_client, reaching
 from echo_core.config import EchoConfig, Runtime
-from echo_core.identity.space import FINGERPRINT_KEY, check_space, space_metadata, space_of
+from echo_core.identity.space import space_metadata, space_of
 
 
 def open_collection(
-    client: ClientAPI, name: str, config: EchoConfig | None = None, runtime: Runtime | None = None
+    client: ClientAPI | str | os.PathLike[str],
+    name: str,
+    config: EchoConfig | str | os.PathLike[str] | None = None,
+    runtime: Runtime | None = None,
 ) -> Collection:
     """The collection of this name, made if there is none, whose vectors are those of ``config``. Loads no weights.
 
     Args:
-        client: any synchronous Chroma client.
+        client: a folder, or any synchronous Chroma client. Only a folder may be new to two processes at once: with
+            ``PersistentClient(folder)`` in both, one of them can die of Chroma's "table collections already exists".
         name: of the collection.
-        config: None for the embedded default model.
+        config: a whole EchoConfig, a model's name, folder or file, or None for the embedded default model.
         runtime: how texts are embedded; never stored.
 
     Raises:
         EmbeddingSpaceMismatch: the collection holds other vectors, or does not say which; names what differs.
+        ConfigError: an option is wrong, or the function stored in the collection cannot be read.
         ModelError: no such model.
+        StoreError: the store does not answer.
     """
     function = EchoEmbeddingFunction(config, runtime)
-    collection = client.get_or_create_collection(name, embedding_function=None, **collection_options(function))
-    check_stored_space(collection, function.space)
-    return client.get_collection(name, embedding_function=function)
+    options = collection_options(function)
+    with reaching(name, "nothing was changed"):
+        opened = open_client(client) if isinstance(client, str | os.PathLike) else client
+        collection = opened.get_or_create_collection(name, embedding_function=None, **options)
+        check_stored_space(collection, function.space)
+        return opened.get_collection(name, embedding_function=function)
 
 
 def collection_options(function: EchoEmbeddingFunction) -> dict[str, Any]:
@@ -50,25 +62,6 @@ def check_collection(collection: Collection, config: EchoConfig | None = None) -
 
     Raises:
         EmbeddingSpaceMismatch: it holds others, or does not say which; names what differs.
-        ValueError: the function stored in it cannot be rebuilt (from Chroma, with our ConfigError's text).
+        ConfigError: the function stored in it cannot be read.
     """
     check_stored_space(collection, space_of(config or EchoConfig()))
-
-
-def check_stored_space(collection: Collection, space: Mapping[str, Any]) -> None:
-    """``check_collection`` for a space."""
-    stored = collection.metadata
-    if FINGERPRINT_KEY not in (
-        stored or {}
-    ):  # made by Chroma's own means; if with our function, then that says the space
-        function = collection.configuration.get("embedding_function")
-        stored = space_metadata(function.space) if isinstance(function, EchoEmbeddingFunction) else None
-    check_space(stored, space, f"Chroma collection {collection.name!r}{_made_with(collection)}")
-
-
-def _made_with(collection: Collection) -> str:
-    """The stored model's name, for a message: hashes of weights say nothing to a person."""
-    function = collection.configuration_json.get("embedding_function") or {}
-    if function.get("name") != EchoEmbeddingFunction.name():
-        return ""
-    return f", made with {function['config'].get('model', 'the embedded default model')},"

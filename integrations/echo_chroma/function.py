@@ -1,4 +1,4 @@
-"""The embedding function: what Chroma calls, stores and rebuilds. Knows nothing of collections."""
+"""The embedding function: what Chroma calls, stores and rebuilds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from chromadb.api.types import Documents, EmbeddingFunction
 from chromadb.utils.embedding_functions import register_embedding_function
 from numpy.typing import NDArray
 
-from echo_chroma.stored import from_stored, to_stored
+from echo_chroma.guard import check_caller
+from echo_chroma.stored import NAME, from_stored, to_stored
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import VariableError
 from echo_core.identity.checkpoint import find_checkpoint, with_absolute_model
@@ -27,6 +28,12 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
     """Echo embeddings for Chroma: documents are said with the document template, queries with the query template.
 
     Making one is cheap: weights are loaded at the first text and shared by the whole process.
+
+    A collection's ``add``, ``upsert``, ``update``, ``query`` and ``modify`` refuse a function of another space than the
+    collection's, before anything is embedded or written. What cannot be known here, and is not refused: ready-made
+    vectors (``query_embeddings``, ``embeddings``); a collection that says nothing of its vectors, as one made with
+    ``embedding_function=None``; and a server that lies about both its function and its weights, whose model would be
+    loaded. ``open_collection`` with a config of your own knows the last two.
     """
 
     def __init__(
@@ -39,29 +46,34 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         """Check the options.
 
         Args:
-            config: a whole EchoConfig, a model's name or folder, or nothing for the embedded default model.
+            config: a whole EchoConfig, a model's name, folder or file, or nothing for the embedded default model.
             runtime: device, dtype, batch size; never stored.
-            weights: identity of the weights that the stored vectors were made with; set when Chroma rebuilds the function.
+            weights: identity of the weights that the stored vectors were made with; set when Chroma rebuilds this.
 
         Raises:
             ConfigError: an option is unknown, of the wrong type or out of range.
         """
-        given = (
-            config if isinstance(config, EchoConfig) else EchoConfig(os.fspath(config) if config is not None else None)
-        )
-        self.config = with_absolute_model(given)
+        name = config if config is None or isinstance(config, EchoConfig) else os.fspath(config)
+        self.config = with_absolute_model(name if isinstance(name, EchoConfig) else EchoConfig(name))
         self.runtime = runtime or Runtime()
         self._weights = weights
 
     def __call__(self, input: Documents) -> list[NDArray[np.float32]]:
-        """One vector (D,) float32 a text, by the document template. Raises like ``EchoEncoder.encode_documents``."""
+        """One vector (D,) float32 a text, by the document template.
+
+        Raises:
+            EmbeddingSpaceMismatch: the collection that asks holds vectors of another space.
+            Exception: what ``EchoEncoder.encode_documents`` raises.
+        """
+        check_caller(self.space)
         try:
             return list(self.encoder.encode_documents(input))
         except VariableError as error:
             raise VariableError(f"{error}; echo_chroma.add_documents(…, variables=…) takes values") from error
 
     def embed_query(self, input: Documents) -> list[NDArray[np.float32]]:
-        """One vector (D,) float32 a text, by the query template. Raises like ``EchoEncoder.encode_queries``."""
+        """One vector (D,) float32 a text, by the query template; raises like a call for documents."""
+        check_caller(self.space)
         return list(self.encoder.encode_queries(input))
 
     @property
@@ -75,14 +87,13 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
         encoder = shared_encoder(self.config, self.runtime)
         if self._weights is not None:
-            check_space(
-                space_metadata(self.space), encoder.space, "the collection that this embedding function comes from"
-            )
+            where = "the collection that this embedding function comes from"
+            check_space(space_metadata(self.space), encoder.space, where)
         return encoder
 
     @property
     def space(self) -> dict[str, Any]:
-        """What must be equal for two vectors to be compared. Reads the checkpoint's files at most once; loads no weights."""
+        """What must be equal for two vectors to be compared; reads the checkpoint's files once, loads no weights."""
         if self._weights is None:
             self._weights = weights_identity(find_checkpoint(self.config))
         return describe_space(self.config, self._weights)
@@ -90,7 +101,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
     @staticmethod
     def name() -> str:
         """The name under which Chroma stores this function."""
-        return "echo_embed"
+        return NAME
 
     @staticmethod
     def build_from_config(config: Mapping[str, Any]) -> EchoEmbeddingFunction:
@@ -99,7 +110,13 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         return EchoEmbeddingFunction(echo, weights=weights)
 
     def get_config(self) -> dict[str, Any]:
-        """What defines the vectors, as JSON types: the config's fields that are set, and the weights' identity."""
+        """What defines the vectors, as JSON types: the config's fields that are set, and the weights' identity.
+
+        Raises:
+            EmbeddingSpaceMismatch: ``collection.modify`` is about to write this into a collection of another space;
+                Chroma itself checks only after it has written.
+        """
+        check_caller(self.space)
         return to_stored(self.config, self.space["weights"])
 
     def default_space(self) -> str:

@@ -1,12 +1,20 @@
-"""Texts to records: each with an id made from its content, so that a repeated run finds what it has stored. Knows nothing of collections."""
+"""Texts to records, checked, each with an id made from its content, so that a repeated run finds what it has stored.
+
+Knows nothing of collections.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Set, Sized
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from typing import Any
 
+from chromadb.api.types import validate_metadata
+
+from echo_core.errors import EchoError
 from echo_core.text.inputs import check_collection, check_text
 
 Metadata = Mapping[str, Any]
@@ -27,12 +35,10 @@ class Record:
 def document_id(text: str, source: str | None = None, variables: Mapping[str, str] | None = None) -> str:
     """A record's id (32 hex digits): a hash of its text, of where it comes from, and of the template's other values."""
     parts = [text] if source is None else [text, source]
-    parts += [
-        part for item in sorted((variables or {}).items()) for part in item
-    ]  # in pairs: an even number of parts means a source
-    return hashlib.sha256(
-        "\0".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass")
-    ).hexdigest()[:32]
+    for item in sorted((variables or {}).items()):
+        parts += item  # in pairs: an even number of parts means a source
+    content = "\0".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def read_records(
@@ -44,30 +50,87 @@ def read_records(
     """The records in the caller's order, read when they are asked for; the arguments are those of ``add_documents``.
 
     Raises:
-        ValueError: the columns are not all as long as ``texts``, or both ``ids`` and ``variables`` are given.
+        ValueError: the columns are not all as long as ``texts``, both ``ids`` and ``variables`` are given, or a list of
+            ids holds one twice.
         TypeError: a column is no ordered collection, or an item that should be is no string; names its index.
     """
     check_collection(texts)
     if variables and ids is not None:
-        raise ValueError(
-            "ids must be left out where variables are given: what is stored shows their values only by an id made from them"
-        )
+        reason = "what is stored shows their values only by an id made from them"
+        raise ValueError(f"ids must be left out where variables are given: {reason}")
     fixed = {name: value for name, value in (variables or {}).items() if isinstance(value, str)}
     varying = {name: column for name, column in (variables or {}).items() if name not in fixed}
-    for name, column in {
-        "metadatas": metadatas,
-        "ids": ids,
-        **{f"variable {name!r}": column for name, column in varying.items()},
-    }.items():
+    named = {f"variable {name!r}": column for name, column in varying.items()}
+    for name, column in {"metadatas": metadatas, "ids": ids, **named}.items():
         _check_column(name, column, texts)
+    if isinstance(ids, Sequence):
+        check_ids(ids)
     values = (dict(zip(varying, row, strict=True)) for row in zip(*varying.values(), strict=True)) if varying else None
     return _numbered({"text": texts, "metadata": metadatas, "id": ids, "values": values}, fixed)
+
+
+def check_ids(ids: Iterable[object]) -> None:
+    """Return if all are strings that a store takes, and each stands there once.
+
+    Raises:
+        TypeError: one is no string, or empty.
+        EchoError: one stands there twice; names both places.
+    """
+    seen: dict[str, int] = {}
+    for number, id in enumerate(ids):
+        note_id(check_id(id, number), number, seen)
+
+
+def check_id(id: object, number: int) -> str:
+    """The id of text ``number``. Raises like ``check_ids``."""
+    if not isinstance(id, str) or not id:
+        raise TypeError(f"id {number} must be a string with at least one character, got {id!r}")
+    return id
+
+
+def note_id(id: str, number: int, seen: dict[str, int]) -> None:
+    """Put the id of text ``number`` into ``seen``. Raises like ``check_ids``."""
+    first = seen.setdefault(id, number)
+    if first != number:
+        way_out = "make them distinct, or leave ids out: they are made from the texts then"
+        raise EchoError(f"ids must be distinct, got {id!r} for text {first} and for text {number}; {way_out}")
+
+
+def check_metadata(metadata: object, number: int) -> dict[str, Any] | None:
+    """The metadata of text ``number`` as Chroma keeps it: without None values; None, where nothing is left.
+
+    Raises:
+        TypeError, ValueError: no mapping of strings to what Chroma takes, or a number that it would lose in silence
+            (NaN, infinity, an integer of more than 64 bits); names the text.
+    """
+    if not isinstance(metadata, Mapping | None):
+        raise TypeError(f"metadata of text {number} must be a dict or None, got {type(metadata).__name__}")
+    kept = {key: value for key, value in (metadata or {}).items() if value is not None}
+    try:
+        validate_metadata(kept or None)
+        json.dumps(kept, ensure_ascii=False, default=vars).encode()  # a lone surrogate is a UnicodeEncodeError
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"metadata of text {number} cannot be stored: {error}") from error
+    for key, value in kept.items():
+        if not key or not all(map(_is_kept, value if isinstance(value, list) else [value])):
+            rule = "must have a name, and a finite value of at most 64 bits"
+            raise ValueError(
+                f"metadata of text {number}: {key!r} {rule}, got {value!r}; store a string"
+            )
+    return kept or None
+
+
+def _is_kept(value: object) -> bool:
+    """Whether Chroma gives a number back as it was."""
+    return math.isfinite(value) if isinstance(value, float) else not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _check_column(name: str, column: object, texts: object) -> None:
     if column is None:
         return
-    if isinstance(column, str | bytes | Mapping | Set) or not isinstance(column, Iterable):
+    flat = isinstance(column, Iterable) and getattr(column, "ndim", 1) == 1
+    if isinstance(column, str | bytes | Mapping | Set) or not flat:
         raise TypeError(f"{name} must be a list with one item for each text, got {type(column).__name__}")
     if isinstance(column, Sized) and isinstance(texts, Sized) and len(column) != len(texts):
         raise ValueError(f"{name} must be as many as texts, {len(texts)}, got {len(column)}")
@@ -77,12 +140,11 @@ def _numbered(columns: Mapping[str, Iterable[Any] | None], fixed: Mapping[str, s
     given = {name: column for name, column in columns.items() if column is not None}
     for number, row in enumerate(zip(*given.values(), strict=True)):
         fields: dict[str, Any] = dict(zip(given, row, strict=True))
-        text, metadata = check_text(fields["text"], number), dict(fields.get("metadata") or {})
-        source, variables = metadata.get("source"), _checked({**fixed, **fields.get("values", {})}, number)
+        text, metadata = check_text(fields["text"], number), check_metadata(fields.get("metadata"), number)
+        variables = _checked({**fixed, **fields.get("values", {})}, number)
+        source = (metadata or {}).get("source")
         made = document_id(text, None if source is None else str(source), variables)
-        yield Record(
-            number, fields.get("id", made), text, metadata or None, variables
-        )  # Chroma takes no empty metadata
+        yield Record(number, check_id(fields.get("id", made), number), text, metadata, variables)
 
 
 def _checked(variables: dict[str, Any], number: int) -> dict[str, str]:

@@ -19,7 +19,10 @@ import chromadb, json, sys, echo_chroma
 from chromadb.config import Settings
 where = json.loads(sys.argv[1])
 quiet = Settings(anonymized_telemetry=False)
-client = chromadb.HttpClient(*where, settings=quiet) if isinstance(where, list) else chromadb.PersistentClient(where, settings=quiet)
+if isinstance(where, list):
+    client = chromadb.HttpClient(*where, settings=quiet)
+else:
+    client = chromadb.PersistentClient(where, settings=quiet)
 print(json.dumps(client.get_collection("texts").query(query_texts=["a text to find"], n_results=3)))
 """
 

@@ -80,7 +80,7 @@ def test_the_same_text_from_one_source_is_one_record_and_from_two_sources_two(co
 
 def test_a_given_id_whose_text_has_changed_is_stored_anew(collection):
     add_documents(collection, ["old", "kept"], ids=["1", "2"])
-    assert add_documents(collection, ["new", "kept"], ids=["1", "2"]) == Added(1, 1)
+    assert add_documents(collection, ["new", "kept"], ids=["1", "2"]) == Added(0, 1, updated=1)
     assert sorted(collection.get()["documents"]) == ["kept", "new"]
 
 
@@ -178,7 +178,7 @@ def test_a_collection_opened_by_chromas_own_means_embeds_with_its_stored_functio
 
 
 def test_the_function_that_the_collection_was_opened_with_keeps_its_runtime(collection, runtime):
-    """Pins the private attribute that holds it: the function rebuilt from the store would load the weights a second time."""
+    """Pins the private attribute that holds it: the rebuilt function would load the weights a second time."""
     assert collection._embedding_function.runtime == runtime
 
 
@@ -229,7 +229,7 @@ def test_a_killed_run_loses_nothing_that_was_stored_and_doubles_nothing(
     assert sorted(stored["documents"]) == sorted(f"text number {i}" for i in range(1000))
     assert np.isfinite(stored["embeddings"]).all()
     assert "added=0" not in result.stdout
-    assert "skipped=0" not in result.stdout
+    assert "unchanged=0" not in result.stdout
 
 
 def _wait_for_records(folder, count):

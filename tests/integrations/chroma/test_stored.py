@@ -16,7 +16,14 @@ def test_it_goes_round_through_json(config):
 
 def test_options_that_are_off_are_left_out_so_that_a_later_option_changes_nothing(config):
     assert None not in to_stored(config, "0123").values()
-    assert from_stored(config.to_dict()) == (config, None)
+    assert from_stored({**config.to_dict(), "weights": "0123"}) == (config, "0123")
+
+
+@pytest.mark.parametrize("stored", [None, [], "x", 3, {}, {"model": "org/model"}], ids=str)
+def test_what_is_no_mapping_or_does_not_name_its_weights_is_refused(stored):
+    """An empty list opened the embedded default model, and a config without weights any model that it named."""
+    with pytest.raises(ConfigError, match="stored config must be"):
+        from_stored(stored)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""Calls to a Chroma store: how much one may hold, what a failed one raises, and two processes that make one at once.
+
+LangChain's and LlamaIndex's stores use this too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import chromadb
+import httpx
+from chromadb.api import BaseAPI, ClientAPI
+from chromadb.api.shared_system_client import SharedSystemClient
+from chromadb.config import Settings
+from chromadb.errors import InternalError, RateLimitError
+
+from echo_core.errors import StoreError
+
+CALL_BYTES = 32 << 20  # a server takes 40 MiB in one call (chromadb 1.5.9, measured), and does not tell
+_TOO_LARGE = re.compile("(?i)too large|length limit|413")  # Chroma's words, and those of proxies
+_WAITS = (0.1, 0.4, 1.6, None)  # seconds after a try; migrations of a new store take about 0.1
+_FAILURES = (httpx.HTTPError, InternalError, RateLimitError)
+_opening = threading.RLock()
+
+T = TypeVar("T")
+
+
+def record_bytes(id: str, text: str | None, metadata: Mapping[str, Any] | None, dimension: int) -> int:
+    """How many bytes a record with a vector of ``dimension`` numbers takes in a call, as JSON, the vector in base64."""
+    columns = json.dumps([id, text, metadata], ensure_ascii=False, default=vars)
+    return len(columns.encode("utf-8", "surrogatepass")) + 16 * dimension // 3
+
+
+def store_in_parts(
+    client: BaseAPI,
+    sizes: Sequence[int],
+    store: Callable[[slice], object],
+    name: Callable[[int], str] = "text {}".format,
+) -> None:
+    """Call ``store`` with consecutive slices of records, each of which the store takes in one call.
+
+    Args:
+        client: any client of Chroma, which knows how many records a call may hold.
+        sizes: bytes of each record, from ``record_bytes``.
+        store: stores the records of a slice. A slice that is refused as too large is halved.
+        name: the place of a record among ``sizes`` in the caller's words, for a message.
+
+    Raises:
+        StoreError: one record alone is too large.
+    """
+    waiting = [*_parts(client.get_max_batch_size(), sizes)][::-1]
+    while waiting:
+        part = waiting.pop()
+        try:
+            store(part)
+        except Exception as error:
+            if not _TOO_LARGE.search(str(error)):
+                raise
+            middle = (part.start + part.stop) // 2
+            if middle == part.start:
+                size = f"{name(part.start)} takes {sizes[part.start] / 2**20:.1f} MiB with its metadata and vector"
+                raise StoreError(f"{size}, more than the store takes at once ({error}); split it") from error
+            waiting += [slice(middle, part.stop), slice(part.start, middle)]
+
+
+def _parts(count: int, sizes: Sequence[int]) -> Iterator[slice]:
+    start = held = 0
+    for number, size in enumerate(sizes):
+        if number > start and (number - start == count or held + size > CALL_BYTES):
+            yield slice(start, number)
+            start, held = number, 0
+        held += size
+    if sizes:
+        yield slice(start, len(sizes))
+
+
+@contextmanager
+def reaching(collection: str, stored: str) -> Iterator[None]:
+    """A context in which a store that is gone, or fails, raises StoreError.
+
+    Args:
+        collection: its name.
+        stored: what is stored by now, for the message.
+
+    Raises:
+        StoreError: in place of the transport's or the store's own error, which it is raised from.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _FAILURES) and type(error) is not Exception:  # a plain one: an answer not of Chroma's
+            raise
+        cause = f"{type(error).__name__}: {error}"
+        way_out = f"{stored}; run the same again when the store answers: it goes on from there"
+        raise StoreError(f"the store of Chroma collection {collection!r} failed ({cause}); {way_out}") from error
+
+
+def open_client(folder: str | os.PathLike[str]) -> ClientAPI:
+    """A client of the store in a folder, which is made if there is none, by several processes at once if need be."""
+    path = os.path.abspath(os.path.expanduser(folder))
+    return open_store(path, lambda: chromadb.PersistentClient(path, Settings(anonymized_telemetry=False)))
+
+
+def open_store(folder: str, make: Callable[[], T]) -> T:
+    """What ``make`` gives, which opens a store in a folder; called again while another process makes the same one.
+
+    Raises:
+        InternalError: from Chroma, if that takes more than about two seconds.
+    """
+    with _opening:  # Chroma hands one thread the client that another is still making
+        for wait in _WAITS:
+            try:
+                return make()
+            except InternalError as error:
+                SharedSystemClient._identifier_to_system.pop(folder, None)  # half made, and given out again otherwise
+                if wait is None or "already exists" not in str(error):  # "table collections already exists"
+                    raise
+                time.sleep(wait)
+        raise AssertionError("the last try returns or raises")

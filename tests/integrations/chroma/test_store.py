@@ -1,0 +1,139 @@
+"""Calls to a store: parted by number and bytes, with plain words where it fails, and made by two at once."""
+
+import sqlite3
+import threading
+import time
+
+import chromadb
+import httpx
+import numpy as np
+import pytest
+from chromadb.errors import InternalError, InvalidArgumentError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo_chroma import open_client, store
+from echo_chroma.store import open_store, reaching, record_bytes, store_in_parts
+from echo_core import EchoError, StoreError
+
+
+class Takes:
+    """A client whose store takes a number of records, and of bytes, in one call."""
+
+    def __init__(self, records, sizes, limit):
+        self.records, self.sizes, self.limit, self.calls = records, sizes, limit, []
+
+    def get_max_batch_size(self):
+        return self.records
+
+    def put(self, part):
+        if sum(self.sizes[part]) > self.limit:
+            raise Exception("Payload too large (trace ID: 0)")
+        self.calls.append(part)
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 7), st.integers(50, 120), st.integers(50, 120))
+def test_every_record_is_stored_once_and_in_order_whatever_the_store_takes(sizes, records, known, limit):
+    client = Takes(records, sizes, limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "CALL_BYTES", known)
+        store_in_parts(client, sizes, client.put)
+    assert [i for part in client.calls for i in range(part.start, part.stop)] == list(range(len(sizes)))
+    assert all(part.stop - part.start <= records for part in client.calls)
+    assert all(sum(sizes[part]) <= min(limit, known) for part in client.calls)
+
+
+def test_as_much_as_goes_into_a_call_goes_in_one():
+    client = Takes(10, [1] * 25, 100)
+    store_in_parts(client, client.sizes, client.put)
+    assert [part.stop - part.start for part in client.calls] == [10, 10, 5]
+
+
+def test_a_record_that_is_too_large_alone_is_named():
+    client = Takes(10, [1, 200, 1], 100)
+    with pytest.raises(StoreError, match=r"row 1 takes 0\.0 MiB.*Payload too large.*split it"):
+        store_in_parts(client, client.sizes, client.put, "row {}".format)
+
+
+def test_another_error_of_the_store_is_not_taken_for_one_of_size():
+    def refuse(part):
+        raise InvalidArgumentError("no such thing")
+
+    with pytest.raises(InvalidArgumentError):
+        store_in_parts(Takes(10, [1, 1], 100), [1, 1], refuse)
+
+
+def test_a_records_bytes_are_those_of_the_call(server, monkeypatch):
+    sent = []
+    request = httpx.Client.request
+    watched = lambda self, *where, **rest: (sent.append(rest.get("content")), request(self, *where, **rest))[1]  # noqa: E731
+    monkeypatch.setattr(httpx.Client, "request", watched)
+    collection = chromadb.HttpClient(*server).get_or_create_collection("bytes", embedding_function=None)
+    text, metadata = "Grüße \x01 \n 🙂" * 50, {"a": "ü", "b": 1.5, "c": ["x"]}
+    collection.upsert([f"{i}" for i in range(9)], np.ones((9, 96), np.float32), [metadata] * 9, [text] * 9)
+    assert len(sent[-1]) == pytest.approx(9 * record_bytes("0", text, metadata, 96), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx.ConnectError("refused"), httpx.ReadTimeout("late"), InternalError("disk is full"), Exception("Bad Gateway")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_store_that_is_gone_is_our_error_with_the_transports_inside(error):
+    with (
+        pytest.raises(EchoError, match=r"'notes' failed.*7 records.*run the same again") as caught,
+        reaching("notes", "7 records are stored"),
+    ):
+        raise error
+    assert caught.value.__cause__ is error
+    assert str(error) in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)), reaching("notes", ""):
+        raise error
+
+
+def half_made(folder):
+    """The store's file, as a process leaves it that is still making its tables."""
+    folder.mkdir()
+    with sqlite3.connect(folder / "chroma.sqlite3") as tables:
+        tables.execute("create table collections (id text primary key)")
+    return folder / "chroma.sqlite3"
+
+
+def test_a_client_is_opened_when_another_process_has_made_the_tables(tmp_path):
+    """Two processes that made a store in the same folder: one died of "table collections already exists"."""
+    threading.Timer(0.3, half_made(tmp_path / "store").unlink).start()
+    assert open_client(tmp_path / "store").list_collections() == []
+
+
+def test_a_store_that_cannot_be_made_raises_chromas_error_and_can_be_opened_once_mended(tmp_path, monkeypatch):
+    """Chroma keeps a client that failed to start, and hands it out: 'RustBindingsAPI' object has no attribute …"""
+    monkeypatch.setattr(store, "_WAITS", (0.01, None))
+    broken = half_made(tmp_path / "store")
+    with pytest.raises(InternalError, match="table collections already exists"):
+        open_client(tmp_path / "store")
+    broken.unlink()
+    assert open_client(tmp_path / "store").list_collections() == []
+
+
+def test_threads_that_open_one_folder_at_once_all_get_a_client(tmp_path):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(open_client(tmp_path / "new"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [client.list_collections() for client in found] == [[]] * 4
+
+
+def test_an_error_that_waiting_does_not_mend_is_raised_at_once():
+    def make():
+        raise InternalError("disk is full")
+
+    start = time.perf_counter()
+    with pytest.raises(InternalError, match="full"):
+        open_store("folder", make)
+    assert time.perf_counter() - start < 0.1
