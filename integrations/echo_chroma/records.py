@@ -115,9 +115,7 @@ def check_metadata(metadata: object, number: int) -> dict[str, Any] | None:
     for key, value in kept.items():
         if not key or not all(map(_is_kept, value if isinstance(value, list) else [value])):
             rule = "must have a name, and a finite value of at most 64 bits"
-            raise ValueError(
-                f"metadata of text {number}: {key!r} {rule}, got {value!r}; store a string"
-            )
+            raise ValueError(f"metadata of text {number}: {key!r} {rule}, got {value!r}; store a string")
     return kept or None
 
 

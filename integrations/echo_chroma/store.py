@@ -18,7 +18,6 @@ import chromadb
 import httpx
 from chromadb.api import BaseAPI, ClientAPI
 from chromadb.api.shared_system_client import SharedSystemClient
-from chromadb.config import Settings
 from chromadb.errors import InternalError, RateLimitError
 
 from echo_core.errors import StoreError
@@ -105,7 +104,7 @@ def reaching(collection: str, stored: str) -> Iterator[None]:
 def open_client(folder: str | os.PathLike[str]) -> ClientAPI:
     """A client of the store in a folder, which is made if there is none, by several processes at once if need be."""
     path = os.path.abspath(os.path.expanduser(folder))
-    return open_store(path, lambda: chromadb.PersistentClient(path, Settings(anonymized_telemetry=False)))
+    return open_store(path, lambda: chromadb.PersistentClient(path))
 
 
 def open_store(folder: str, make: Callable[[], T]) -> T:

@@ -41,15 +41,14 @@ def changed(config, field, other_llama):
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_function_of_another_space_is_refused_before_anything_is_embedded(
-    field, call, config, runtime, other_llama, monkeypatch
+    field, call, ephemeral, config, runtime, other_llama, monkeypatch
 ):
     """84 of 108 such calls were quiet: on reopening, Chroma compares only the functions' names."""
-    client = chromadb.EphemeralClient()
     name = f"texts-{field}-{call}"
-    add_documents(open_collection(client, name, config, runtime), ["the sea rises"], ids=["1"])
+    add_documents(open_collection(ephemeral, name, config, runtime), ["the sea rises"], ids=["1"])
     wrong = EchoEmbeddingFunction(changed(config, field, other_llama), runtime)
     monkeypatch.setattr("echo_core.encoder.shared_encoder", lambda *_: pytest.fail("the model was loaded"))
-    opened = client.get_collection(name, embedding_function=wrong)
+    opened = ephemeral.get_collection(name, embedding_function=wrong)
     with pytest.raises(EmbeddingSpaceMismatch, match="weights" if field == "model" else field):
         CALLS[call](opened)
     assert opened.get()["documents"] == ["the sea rises"]
@@ -107,11 +106,10 @@ def test_a_modification_that_changes_no_vector_is_written(client, collection, co
     assert stored["model"] == str((tmp_path / "moved").resolve())
 
 
-def test_a_collection_that_says_nothing_of_its_vectors_is_not_refused(config, runtime):
+def test_a_collection_that_says_nothing_of_its_vectors_is_not_refused(ephemeral, config, runtime):
     """What the docstring says that the function cannot know; ``open_collection`` refuses it."""
-    client = chromadb.EphemeralClient()
-    client.get_or_create_collection("silent", embedding_function=None)
-    opened = client.get_collection("silent", embedding_function=EchoEmbeddingFunction(config, runtime))
+    ephemeral.create_collection("silent", embedding_function=None)
+    opened = ephemeral.get_collection("silent", embedding_function=EchoEmbeddingFunction(config, runtime))
     opened.upsert(ids=["1"], documents=["the sea rises"])
     assert opened.count() == 1
 
@@ -124,7 +122,7 @@ def test_a_function_without_a_collection_embeds(config, runtime):
 
 
 @pytest.mark.parametrize("stored", [None, [], "x", {"weights": 3}], ids=str)
-def test_a_stored_config_of_another_form_is_our_error(stored, config):
+def test_a_stored_config_of_another_form_is_our_error(stored, ephemeral, config):
     """An AttributeError or a TypeError from the deep; an empty list even opened the embedded default model."""
 
     class Foreign(EchoEmbeddingFunction):
@@ -139,12 +137,9 @@ def test_a_stored_config_of_another_form_is_our_error(stored, config):
         def validate_config(_):
             return None
 
-    client = chromadb.EphemeralClient()
-    if "foreign" in [collection.name for collection in client.list_collections()]:
-        client.delete_collection("foreign")
-    client.create_collection("foreign", embedding_function=Foreign(config))
+    ephemeral.create_collection("foreign", embedding_function=Foreign(config))
     chromadb.utils.embedding_functions.register_embedding_function(EchoEmbeddingFunction)
     with pytest.raises(ConfigError, match="stored config must be"):
-        open_collection(client, "foreign", config, Runtime("cpu", "float32"))
+        open_collection(ephemeral, "foreign", config, Runtime("cpu", "float32"))
     with pytest.raises(ValueError, match="stored config must be"):
-        client.get_collection("foreign").query(query_texts=["tides"])
+        ephemeral.get_collection("foreign").query(query_texts=["tides"])
