@@ -22,7 +22,7 @@ from echo_core.engine.fit import Fit, fit_model
 from echo_core.engine.memory import Widths, choose_budget
 from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import Prefix
-from echo_core.engine.probes import probe_rows
+from echo_core.engine.probes import ProbeRows
 from echo_core.engine.readout import ReadOut, count_from_start
 from echo_core.engine.speedups.pruning import WORTH
 from echo_core.engine.threads import load_lock
@@ -198,9 +198,9 @@ class Decoder:
         use_attention(self.model, fit.attention.name)
         return fit
 
-    def probe_rows(self) -> Tensor:
-        """The rows that the model is tried out on, see ``probes.py``."""
-        return probe_rows(self._probe_ids, self.vocabulary, self.device)
+    def probe_rows(self) -> ProbeRows:
+        """The rows that the model is tried out on."""
+        return ProbeRows.of(self._probe_ids, self.vocabulary, self.device, self.dtype)
 
     def _pruned(self, batch: Batch) -> AbstractContextManager[None]:
         pruning = self.prepare().pruning

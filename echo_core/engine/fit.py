@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from echo_core.engine.attention.choose import Attention, choose_attention
-from echo_core.engine.probes import Forward, is_causal
+from echo_core.engine.probes import Forward, ProbeRows, is_causal
 from echo_core.engine.speedups.pruning import Pruning, pruning_of
 from echo_core.errors import ModelError
 
@@ -24,14 +24,14 @@ class Fit:
 
 
 @torch.inference_mode()
-def fit_model(model: Any, last_layer: nn.Module, forward: Forward, rows: Tensor, wanted: str) -> Fit:
+def fit_model(model: Any, last_layer: nn.Module, forward: Forward, rows: ProbeRows, wanted: str) -> Fit:
     """Try a model out, without its dropout, under which no two passes are the same; from here on it uses the attention that was found.
 
     Args:
         model: of transformers, with its own attention.
         last_layer: of those that run.
         forward: its states, as ``Decoder.forward``.
-        rows: of ``probe_rows``.
+        rows: that it is tried out on.
         wanted: see ``choose_attention``.
 
     Raises:
@@ -42,12 +42,12 @@ def fit_model(model: Any, last_layer: nn.Module, forward: Forward, rows: Tensor,
         model.eval()
         check_causal(model, forward, rows)
         attention = choose_attention(model, forward, rows, wanted)
-        return Fit(forward(rows, None, 0, None).shape[-1], attention, pruning_of(last_layer, forward, rows))
+        return Fit(forward(rows.ids, None, 0, None).shape[-1], attention, pruning_of(last_layer, forward, rows))
     finally:
         model.train(training)
 
 
-def check_causal(model: Any, forward: Forward, rows: Tensor) -> None:
+def check_causal(model: Any, forward: Forward, rows: ProbeRows) -> None:
     """Raise ModelError if the model's tokens see later ones, by what its modules say or by its states."""
     looks_ahead = any(getattr(module, "is_causal", True) is False for module in model.modules())
     if looks_ahead or not is_causal(forward, rows):

@@ -1,8 +1,9 @@
-"""Questions to a model at load, each answered by three short rows: is it causal, and is it still the same after a change?
+"""Questions to a model at load, each answered by three short rows: is it causal, and is it the same after a change?
 
-Ask what is meant. *Do rows see each other?* Change one row: the others' states must stay, as nothing else in the pass has changed. *Is the sum
-right?* Compare with the model's own attention. In half precision a few tokens of a pretrained model are chaotic (a rounding moves their states by
-more than their length, in any exact attention), so there a row's middle state counts, and the ids should be plain text, not special tokens.
+Ask what is meant. *Do rows see each other?* Change one row: the others' states must stay, as nothing else in the pass
+has changed. *Is the sum right?* Compare with the model's own attention. In half precision a few tokens of a pretrained
+model are chaotic (a rounding moves their states by more than their length, in any exact attention), so there a row's
+middle state counts, and the ids should be plain text, not special tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from echo_core.engine.batches import Batch
 from echo_core.engine.prefix_cache import Prefix
 
 ROW, SHARED = 6, 2  # tokens of a probe row, and those that the first and the third begin with
-_DIFFERENT = 2 * ROW  # ids that are needed
 
 Forward = Callable[[Tensor, Sequence[int] | None, int, Prefix | None], Tensor]  # as ``Decoder.forward``
 
@@ -43,53 +43,74 @@ TOLERANCES = {
 FP8_COSINE = 0.995  # least, of rows' mean states
 
 
-def probe_rows(ids: Sequence[int], vocabulary: int, device: torch.device) -> Tensor:
-    """Three rows of ids, (3, ROW) int64 on the device: the third begins like the first and goes on like the second.
+@dataclass(frozen=True)
+class ProbeRows:
+    """Three rows, the third of which begins like the first and goes on like the second."""
 
-    Args:
-        ids: plain text of the model's language; where too few differ, ids from the middle of the vocabulary stand in, as special tokens are at its
-            ends.
-        vocabulary: V; ids beyond it are left out.
-        device: of the model.
-    """
-    middle = (vocabulary // 3 + place * max(1, vocabulary // (3 * _DIFFERENT)) for place in range(_DIFFERENT))
-    different = list(dict.fromkeys(i for i in (*ids, *middle) if i < vocabulary))[:_DIFFERENT]
-    filled = [different[place % len(different)] for place in range(_DIFFERENT)]
-    first, second = torch.tensor(filled, dtype=torch.int64, device=device).view(2, ROW)
-    return torch.stack([first, second, torch.cat([first[:SHARED], second[SHARED:]])])
+    ids: Tensor  # (3, ROW) int64, on the model's device
+    dtype: torch.dtype  # what the model computes in: the mean of several layers comes in float32, and is no more exact
+
+    @classmethod
+    def of(cls, ids: Sequence[int], vocabulary: int, device: torch.device, dtype: torch.dtype) -> ProbeRows:
+        """Rows of these ids.
+
+        Args:
+            ids: plain text of the model's language; where too few differ, ids from the middle of the vocabulary stand
+                in, as special tokens are at its ends.
+            vocabulary: V; ids beyond it are left out.
+            device: of the model.
+            dtype: that the model computes in.
+        """
+        needed = 2 * ROW
+        middle = (vocabulary // 3 + place * max(1, vocabulary // (3 * needed)) for place in range(needed))
+        different = list(dict.fromkeys(i for i in (*ids, *middle) if i < vocabulary))[:needed]
+        filled = [different[place % len(different)] for place in range(needed)]
+        first, second = torch.tensor(filled, dtype=torch.int64, device=device).view(2, ROW)
+        return cls(torch.stack([first, second, torch.cat([first[:SHARED], second[SHARED:]])]), dtype)
+
+    def ending_otherwise(self, row: slice, start: int) -> Tensor:
+        """The ids with the tokens from ``start`` on in another order, in these rows."""
+        other = self.ids.clone()
+        other[row, start:] = self.ids[row, start:].flip(1)
+        return other
 
 
-def is_causal(forward: Forward, rows: Tensor) -> bool:
-    """Whether all states but the last stay as they are when the last token is another."""
-    other = rows.clone()
-    other[:, -1] = rows[:, 1]
-    return near("unmoved", forward(other, None, 0, None)[:, :-1], forward(rows, None, 0, None)[:, :-1])
+def is_causal(forward: Forward, rows: ProbeRows) -> bool:
+    """Whether the states of a row's first tokens stay as they are when it ends otherwise."""
+    other, before = rows.ending_otherwise(slice(None), ROW - 2), slice(None, ROW - 2)
+    states, expected = (forward(ids, None, 0, None)[:, before] for ids in (other, rows.ids))
+    return near("unmoved", states, expected, rows.dtype)
 
 
-def rows_stay_apart(forward: Forward, rows: Tensor) -> bool:
+def rows_stay_apart(forward: Forward, rows: ProbeRows) -> bool:
     """Whether, in rows laid end to end, the other rows' states stay as they are when the first one ends otherwise."""
-    other = rows.clone()
-    other[0, SHARED:] = rows[0, SHARED:].flip(0)
     unchanged = [place for place, row in enumerate(_END_TO_END) if row != 0]
-    return near("unmoved", end_to_end(forward, other)[unchanged], end_to_end(forward, rows)[unchanged])
+    other = rows.ending_otherwise(slice(1), SHARED)
+    states, expected = (end_to_end(forward, ids)[unchanged] for ids in (other, rows.ids))
+    return near("unmoved", states, expected, rows.dtype)
 
 
-def sum_is_right(states: Tensor, own: Tensor) -> bool:
-    """Whether the states (3, ROW, D) of padded rows, or what ``end_to_end`` gives, are those of the model's own attention, (3, ROW, D)."""
-    return near("same sum", states, own if states.shape == own.shape else own[list(_END_TO_END), SHARED:])
+def sum_is_right(states: Tensor, own: Tensor, dtype: torch.dtype) -> bool:
+    """Whether states are those of the model's own attention over padded rows, (3, ROW, D).
+
+    ``states`` are those of the same padded rows, or what ``end_to_end`` gives.
+    """
+    return near("same sum", states, own if states.shape == own.shape else own[list(_END_TO_END), SHARED:], dtype)
 
 
-def products_are_right(states: Tensor, plain: Tensor) -> bool:
+def products_are_right(states: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
     """Whether the states with other machine code are those with torch's own."""
-    return near("same product", states, plain)
+    return near("same product", states, plain, dtype)
 
 
-def pooled_states_stay(forward: Forward, rows: Tensor, pruned: Callable[[Batch], AbstractContextManager[None]]) -> bool:
+def pooled_states_stay(
+    forward: Forward, rows: ProbeRows, pruned: Callable[[Batch], AbstractContextManager[None]]
+) -> bool:
     """Whether pruning leaves the states of spans, here of each row's last two tokens, as they are."""
-    spans = tuple((end - 2, end) for end in range(ROW, rows.numel() + 1, ROW))
-    whole = forward(rows, None, 0, None)[:, -2:]
-    with pruned(Batch(rows.cpu(), spans)):
-        return near("same product", forward(rows, None, 0, None)[:, -2:], whole)
+    spans = tuple((end - 2, end) for end in range(ROW, rows.ids.numel() + 1, ROW))
+    whole = forward(rows.ids, None, 0, None)[:, -2:]
+    with pruned(Batch(rows.ids.cpu(), spans)):
+        return near("same product", forward(rows.ids, None, 0, None)[:, -2:], whole, rows.dtype)
 
 
 def fp8_cosine(states: Tensor, expected: Tensor) -> float:
@@ -100,10 +121,13 @@ def fp8_cosine(states: Tensor, expected: Tensor) -> float:
 _END_TO_END = (0, 1, 2, 0, 2, 0, 2)  # which of the probe rows ``end_to_end`` gives the ends of
 
 
-def end_to_end(forward: Forward, rows: Tensor) -> Tensor:
-    """States of the rows' ends, (7, ROW - SHARED, D): laid end to end; after a beginning that is said once; after one that was kept."""
-    packed = forward(rows.view(1, -1), [ROW] * len(rows), 0, None).view(*rows.shape, -1)
-    once, ends = torch.cat([rows[0], rows[2, SHARED:]])[None], [ROW - SHARED] * 2
+def end_to_end(forward: Forward, ids: Tensor) -> Tensor:
+    """States of the rows' ends, (7, ROW - SHARED, D).
+
+    Of all rows laid end to end; of two after a beginning that is said once; of two after one that was kept.
+    """
+    packed = forward(ids.view(1, -1), [ROW] * len(ids), 0, None).view(*ids.shape, -1)
+    once, ends = torch.cat([ids[0], ids[2, SHARED:]])[None], [ROW - SHARED] * 2
     prefix = Prefix(once[0, :SHARED].cpu().numpy())
     filling = forward(once, ends, SHARED, prefix)[0, SHARED:]
     prefix.filled = True
@@ -111,13 +135,16 @@ def end_to_end(forward: Forward, rows: Tensor) -> Tensor:
     return torch.cat([packed[:, SHARED:], torch.cat([filling, after]).view(-1, ROW - SHARED, packed.shape[-1])])
 
 
-def near(question: str, states: Tensor, expected: Tensor) -> bool:
+def near(question: str, states: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Whether states are the expected ones, within the tolerance of a question; not a number is not near."""
-    return apart(states, expected) <= TOLERANCES[question].of(states.dtype)
+    return apart(states, expected, dtype) <= TOLERANCES[question].of(dtype)
 
 
-def apart(states: Tensor, expected: Tensor) -> float:
-    """How far states (R, T, D) are off in the worst row, as a share of their length: by its worst state, in half precision by its middle one."""
-    states, expected, dtype = states.float(), expected.float(), states.dtype
+def apart(states: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
+    """How far states (R, T, D) are off in the worst row, as a share of their length.
+
+    By a row's worst state, or, where the model computes in half precision, by its middle one.
+    """
+    states, expected = states.float(), expected.float()
     off = (states - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)
     return float((off.median(dim=-1).values if dtype.itemsize < 4 else off).max())

@@ -9,7 +9,7 @@ import torch
 
 from echo_core.engine.architecture import exact_attention
 from echo_core.engine.attention.choose import choose_attention
-from echo_core.engine.probes import Forward, probe_rows
+from echo_core.engine.probes import Forward, ProbeRows
 
 _lock = threading.Lock()
 
@@ -34,7 +34,7 @@ class RowAttention:
             if key not in self._found:
                 self.switch_off(model)
                 vocabulary = model.config.get_text_config(decoder=True).vocab_size
-                found = choose_attention(model, forward, probe_rows((), vocabulary, next(model.parameters()).device))
+                found = choose_attention(model, forward, ProbeRows.of((), vocabulary, model.device, model.dtype))
                 self._found[key] = (found.layout, found.name)
             layout, attention = self._found[key]
             _set_attention(model, attention)

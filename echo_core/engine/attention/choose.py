@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from echo_core.engine.architecture import head_width_of
 from echo_core.engine.attention.cuda import why_no_varlen
 from echo_core.engine.attention.interface import ROWS, register_attention
 from echo_core.engine.attention.packing import by_varlen
-from echo_core.engine.probes import Forward, end_to_end, rows_stay_apart, sum_is_right
+from echo_core.engine.probes import Forward, ProbeRows, end_to_end, rows_stay_apart, sum_is_right
 from echo_core.errors import ModelError
 
 log = logging.getLogger("echo_core")
@@ -31,7 +30,7 @@ class Attention:
     name: str
 
 
-def choose_attention(model: Any, forward: Forward, rows: Tensor, wanted: str = "auto") -> Attention:
+def choose_attention(model: Any, forward: Forward, rows: ProbeRows, wanted: str = "auto") -> Attention:
     """What serves the model on its device and in its dtype; from here on the model uses it.
 
     Our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best. The log says why rows cannot be
@@ -40,16 +39,16 @@ def choose_attention(model: Any, forward: Forward, rows: Tensor, wanted: str = "
     Args:
         model: of transformers, with its own attention.
         forward: the model's states, as ``Decoder.forward``.
-        rows: of ``probe_rows``.
+        rows: that it is tried out on.
         wanted: "packed", "padded", "auto" or OWN.
     """
     own = model.config._attn_implementation
     if wanted == OWN:
         return Attention("padded", own)
-    packs = rows.device.type in _PACKING if wanted == "auto" else wanted == "packed"
+    packs = rows.ids.device.type in _PACKING if wanted == "auto" else wanted == "packed"
     if packs and _serves(model, forward, rows, packed=True, asked=wanted == "packed"):
         return Attention("packed", ROWS)
-    if rows.device.type == "cpu" and _serves(model, forward, rows, packed=False, asked=False):
+    if rows.ids.device.type == "cpu" and _serves(model, forward, rows, packed=False, asked=False):
         return Attention("padded", ROWS)
     return Attention("padded", own)
 
@@ -61,7 +60,7 @@ def use_attention(model: Any, name: str) -> None:
 
 
 @torch.inference_mode()
-def _serves(model: Any, forward: Forward, rows: Tensor, packed: bool, asked: bool) -> bool:
+def _serves(model: Any, forward: Forward, rows: ProbeRows, packed: bool, asked: bool) -> bool:
     """Whether our attention serves; if so, the model uses it."""
     own = model.config._attn_implementation
     problem, level = None, logging.WARNING
@@ -76,18 +75,19 @@ def _serves(model: Any, forward: Forward, rows: Tensor, packed: bool, asked: boo
     return False
 
 
-def _problem(model: Any, forward: Forward, rows: Tensor, packed: bool) -> str | None:
+def _problem(model: Any, forward: Forward, rows: ProbeRows, packed: bool) -> str | None:
     """What is wrong with our attention in this model, to which it is switched."""
-    if packed and by_varlen(rows.device):
+    if packed and by_varlen(rows.ids.device):
         settings = model.config.get_text_config(decoder=True)
-        if reason := why_no_varlen(rows.device, model.dtype, head_width_of(settings)):
+        if reason := why_no_varlen(rows.ids.device, model.dtype, head_width_of(settings)):
             raise ModelError(reason)
-    own = forward(rows, None, 0, None)
+    own = forward(rows.ids, None, 0, None)
     register_attention()
     use_attention(model, ROWS)
     name = type(model).__name__
     if packed and not rows_stay_apart(forward, rows):
         return f"states of {name} change with another row's tokens, so its rows see each other"
-    if not sum_is_right(end_to_end(forward, rows) if packed else forward(rows, None, 0, None), own):
+    states = end_to_end(forward, rows.ids) if packed else forward(rows.ids, None, 0, None)
+    if not sum_is_right(states, own, rows.dtype):
         return f"states of {name} are others than by its own attention"
     return None

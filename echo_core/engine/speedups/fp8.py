@@ -42,9 +42,9 @@ def quantize(decoder: Decoder, runtime: Runtime) -> None:
     if runtime.dtype != "fp8":
         return
     rows = decoder.probe_rows()
-    expected = decoder.forward(rows)
+    expected = decoder.forward(rows.ids)
     quantize_linear(decoder.model)
-    cosine = fp8_cosine(decoder.forward(rows), expected)
+    cosine = fp8_cosine(decoder.forward(rows.ids), expected)
     if not cosine >= FP8_COSINE:  # not a number is refused too
         kept = f"keep a cosine of {FP8_COSINE} to bfloat16 on this model"
         raise ConfigError(f"dtype 'fp8' must {kept}, got {cosine:.4f}; use bfloat16")

@@ -26,10 +26,10 @@ def pack(decoder: Decoder, runtime: Runtime) -> None:
     if decoder.device.type != "cpu":
         return
     rows = decoder.probe_rows()
-    plain = decoder.forward(rows)
+    plain = decoder.forward(rows.ids)
     try:
         pack_weights(decoder.model)
-        if products_are_right(decoder.forward(rows), plain):
+        if products_are_right(decoder.forward(rows.ids), plain, rows.dtype):
             return
         problem: object = "states differ"
     except (

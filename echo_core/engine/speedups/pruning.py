@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from echo_core.engine.batches import Batch, round_up, to_device
-from echo_core.engine.probes import Forward, pooled_states_stay
+from echo_core.engine.probes import Forward, ProbeRows, pooled_states_stay
 
 log = logging.getLogger("echo_core")
 
@@ -96,11 +96,11 @@ class Pruning:
         return output[0].index_select(0, selection.found).view(*self._thread.shape, -1)
 
 
-def pruning_of(layer: nn.Module, forward: Forward, rows: Tensor) -> Pruning | None:
+def pruning_of(layer: nn.Module, forward: Forward, rows: ProbeRows) -> Pruning | None:
     """The pruning of the last layer that runs; None, and no hooks, where it has nothing to prune or where pooled states would become others."""
     pruning = Pruning(layer)
     try:
-        if pruning.modules and pooled_states_stay(forward, rows, partial(pruning.only_for, device=rows.device)):
+        if pruning.modules and pooled_states_stay(forward, rows, partial(pruning.only_for, device=rows.ids.device)):
             return pruning
         problem: object = "pooled states differ" if pruning.modules else f"none of {NAMES} in it"
     except Exception as error:  # a mixture of experts, say, that gives its router's scores too

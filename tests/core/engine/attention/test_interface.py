@@ -17,7 +17,7 @@ from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import pack_rows, pad_rows, round_up
 from echo_core.engine.loading import load_decoder
 from echo_core.engine.prefix_cache import shared_tokens
-from echo_core.engine.probes import probe_rows
+from echo_core.engine.probes import ProbeRows
 from echo_core.engine.runner import load_runner
 from echo_core.errors import ModelError
 from echo_core.text.rows import Row, Span
@@ -89,7 +89,10 @@ def test_gradients_of_packed_rows_are_those_of_padded_rows(tiny_llama):
             layout = {} if lengths is None else packing_arguments(lengths, CPU, shared, ids.shape[1], prefix)
             return model(input_ids=ids, use_cache=False, **layout).last_hidden_state
 
-        assert choose_attention(model, forward, probe_rows((), model.config.vocab_size, CPU), kind).layout == kind
+        assert (
+            choose_attention(model, forward, ProbeRows.of((), model.config.vocab_size, CPU, torch.float64), kind).layout
+            == kind
+        )
         batch = lay_out(rows)
         states = forward(batch.ids, batch.lengths).flatten(0, 1)
         sum(states[start:end].square().sum() for start, end in batch.spans).backward()
