@@ -69,9 +69,9 @@ class ProbeRows:
         return cls(torch.stack([first, second, torch.cat([first[:SHARED], second[SHARED:]])]), dtype)
 
     def ending_otherwise(self, row: slice, start: int) -> Tensor:
-        """The ids with the tokens from ``start`` on in another order, in these rows."""
+        """The ids with another row's tokens from ``start`` on, in these rows; their order alone would not move a mean."""
         other = self.ids.clone()
-        other[row, start:] = self.ids[row, start:].flip(1)
+        other[row, start:] = self.ids.roll(1, 0)[row, start:]
         return other
 
 
