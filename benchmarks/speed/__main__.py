@@ -3,7 +3,7 @@
 python -m benchmarks.speed --quick                        # a minute or two, the default model's shape, no plots
 python -m benchmarks.speed --models default 24m           # CPU, for the record: on a quiet machine
 python -m benchmarks.speed --models tiny --parts growth --stream queries --texts 1000000 --out million.json
-python -m benchmarks.speed --device cuda --models 0.5b 7b # GPU
+python -m benchmarks.speed.gpu                            # GPU
 """
 
 from __future__ import annotations
@@ -110,6 +110,8 @@ def _is_same(case: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _measure_throughput(setting: Setting, options: argparse.Namespace, report: dict[str, Any]) -> None:
+    if setting.device != "cpu":
+        raise SystemExit("--parts throughput holds all systems in memory at once; benchmarks.speed.gpu one at a time")
     encoder = echo_encoder(setting)
     with running_systems(setting, options.rows or ((4, 32) if options.quick else ST_ROWS)) as systems:
         for case in _cases(options):
@@ -160,7 +162,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the JSON; default: results/speed-<device>.json, or speed-quick.json")
     options = parser.parse_args()
     options.repeats = options.repeats or (3 if options.quick else 7)
-    options.parts = options.parts or (["throughput", "latency"] if options.quick else list(PARTS))
+    parts = ["throughput", "latency"] if options.quick else list(PARTS)
+    options.parts = options.parts or [part for part in parts if part != "throughput" or options.device == "cpu"]
     options.out = options.out or RESULTS / f"speed-{'quick' if options.quick else options.device.split(':')[0]}.json"
     return options
 

@@ -73,7 +73,7 @@ def test_a_model_is_loaded_on_the_current_gpu_of_the_calling_thread(tiny_llama: 
     class Asked(Exception):
         pass
 
-    def load(folder, config, runtime):
+    def load(folder, config, runtime, *others):
         raise Asked(str(choose_device(runtime.device)))
 
     monkeypatch.setattr(assembly, "load_runner", load)

@@ -1,0 +1,139 @@
+"""Everything that only a GPU can show, in one pass of at most 8 minutes; JSON out.
+
+One system is in memory at a time. The JSON is written after every section; a section that fails is recorded as its
+error, one for which no time is left as left out, and the pass goes on.
+
+python -m benchmarks.speed.gpu                                       # the whole pass, on one GPU
+python -m benchmarks.speed.gpu --device cpu --models tiny --seconds 60   # a dry run
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks.speed.gpu_measures import free_memory, instructions, kernels, query_latency, rates, smoke, under_load
+from benchmarks.speed.machine import describe_machine, matmul_peak
+from benchmarks.speed.peers import Encode
+from benchmarks.speed.setting import MAX_TOKENS, Setting
+from benchmarks.speed.shapes import SHAPES, make_checkpoint
+from benchmarks.speed.systems import BUILDS
+from benchmarks.speed.workloads import chunks, queries
+from echo_core import EchoConfig, EchoEncoder, Runtime
+
+RESULTS = Path(__file__).parents[1] / "results"
+TEXTS = {"7b": 512, "7b8": 512, "1.5b": 512, "0.5b": 1024, "135m": 2048}  # of a call; for another shape 64
+ROWS = (32, 128)  # of sentence-transformers
+BUDGETS = (4096, 16384, 65536)  # tokens
+
+
+@dataclass
+class Pass:
+    """One pass over all sections: what was found so far, and the time that is left."""
+
+    device: str
+    out: Path
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def section(self, name: str, needs: float, work: Callable[[], Any]) -> None:
+        """Keep what ``work`` finds, or its error; leave it out where fewer than ``needs`` seconds are left."""
+        left = self.seconds - (time.monotonic() - self.started)
+        if left < needs:
+            self._keep(name, f"left out: {left:.0f} s left, {needs:.0f} needed")
+            return
+        try:
+            self._keep(name, work())
+        except Exception as error:
+            where = traceback.format_exc().splitlines()[-6:]
+            self._keep(name, {"error": f"{type(error).__name__}: {error}"[:500], "where": where})
+        free_memory(self.device)
+
+    def _keep(self, name: str, value: Any) -> None:
+        self.found[name] = value
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        print(f"{time.monotonic() - self.started:5.0f} s  {name}: {json.dumps(value)[:300]}", flush=True)
+
+
+def measure_shape(one: Pass, setting: Setting, count: int) -> None:
+    """All sections of a model's shape for calls of ``count`` texts, the most wanted first."""
+    name, texts = setting.shape, {"chunks": chunks(count), "queries": queries(count)}
+
+    def system(build: Callable[[Setting], Encode], share: int = 1, **options: int) -> dict[str, Any]:
+        call = partial(build(setting), **options)
+        return {kind: rates(setting, call, said[: -(-len(said) // share)]) for kind, said in texts.items()}
+
+    one.section(f"{name}: echo", 20, partial(system, BUILDS["echo"]))
+    one.section(f"{name}: one query", 10, partial(query_latency, setting))
+    one.section(f"{name}: kernels of a call", 10, partial(kernels, setting, texts["chunks"]))
+    one.section(f"{name}: classical", 10, partial(system, BUILDS["classical (half the tokens)"]))
+    for rows in ROWS:
+        build = BUILDS["sentence-transformers"]
+        one.section(f"{name}: sentence-transformers, {rows} rows", 15, partial(system, build, batch_size=rows))
+    one.section(f"{name}: reference recipe", 15, partial(system, BUILDS["reference recipe"], share=4))
+    one.section(f"{name}: a query under load", 15, partial(under_load, setting, texts["chunks"]))
+    one.section(f"{name}: queries after an instruction", 20, partial(instructions, setting, texts["queries"]))
+    padded = Runtime(device=setting.device, dtype=setting.dtype, attention="padded")
+    one.section(f"{name}: echo, padded", 15, partial(system, partial(echo_with, runtime=padded)))
+    for budget in BUDGETS:
+        runtime = Runtime(device=setting.device, dtype=setting.dtype, token_budget=budget)
+        one.section(f"{name}: echo, {budget} tokens", 10, partial(system, partial(echo_with, runtime=runtime)))
+    one.section(f"{name}: echo, compiled", 80, partial(system, BUILDS["echo, compiled"]))
+    fp8 = Runtime(device=setting.device, dtype="fp8")
+    one.section(f"{name}: echo, fp8", 20, partial(system, partial(echo_with, runtime=fp8)))
+
+
+def echo_with(setting: Setting, runtime: Runtime) -> Encode:
+    """Our encoder of a setting's model, run another way."""
+    return EchoEncoder(EchoConfig(str(setting.folder), max_tokens=MAX_TOKENS), runtime).encode_documents
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the pass, and write one JSON."""
+    options = _options(arguments)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    one = Pass(options.device, options.out, options.seconds)
+    one.section("machine", 0, partial(describe_machine, options.device))
+    one.section("matmul_peak", 0, partial(matmul_peak, options.device, torch.bfloat16))
+    one.section("smoke", 20, partial(smoke, options.device))
+    peak = one.found["matmul_peak"]
+    if not isinstance(peak, float):
+        raise SystemExit(f"no product runs on {options.device!r}: {peak}")
+    with tempfile.TemporaryDirectory(dir=options.checkpoints) as temporary:
+        for name in options.models:
+            folder = make_checkpoint(name, Path(temporary), options.device)
+            setting = Setting(name, folder, options.device, "bfloat16", True, options.repeats, peak)
+            measure_shape(one, setting, options.texts or TEXTS.get(name, 64))
+            shutil.rmtree(folder)
+    print(f"written: {options.out}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=["7b8", "135m", "0.5b"])
+    parser.add_argument("--seconds", type=float, default=450, help="after which sections are left out")
+    parser.add_argument("--texts", type=int, help="of a call; default: what suits the model")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--checkpoints", help="a folder for the random models, gigabytes; default: a temporary one")
+    parser.add_argument("--out", type=Path, default=RESULTS / "speed-gpu.json")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
