@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ class Pass:
         try:
             self._keep(name, work())
         except Exception as error:
-            where = traceback.format_exc().splitlines()[-6:]
+            frames = traceback.extract_tb(error.__traceback__)[-4:]
+            where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
             self._keep(name, {"error": f"{type(error).__name__}: {error}"[:500], "where": where})
         free_memory(self.device)
 
@@ -69,32 +70,49 @@ class Pass:
         print(f"{time.monotonic() - self.started:5.0f} s  {name}: {json.dumps(value)[:300]}", flush=True)
 
 
+@dataclass(frozen=True)
+class Way:
+    """A system to measure: how it is built, the seconds that this needs, and options of its calls."""
+
+    build: Callable[[Setting], Encode]
+    needs: float = 15
+    share: int = 1  # one of so many of the texts, for a slow one
+    options: dict[str, int] = field(default_factory=dict)
+
+
+def ways_of(setting: Setting) -> dict[str, Way]:
+    """The systems by name, the most wanted first."""
+    plain, st = Runtime(device=setting.device, dtype=setting.dtype), BUILDS["sentence-transformers"]
+    return {
+        "echo": Way(BUILDS["echo"], 20),
+        "classical": Way(BUILDS["classical (half the tokens)"]),
+        **{f"sentence-transformers, {rows} rows": Way(st, options={"batch_size": rows}) for rows in ROWS},
+        "reference recipe": Way(BUILDS["reference recipe"], share=4),
+        "echo, padded": Way(partial(echo_with, runtime=replace(plain, attention="padded"))),
+        **{
+            f"echo, {size} tokens": Way(partial(echo_with, runtime=replace(plain, token_budget=size)))
+            for size in BUDGETS
+        },
+        "echo, compiled": Way(BUILDS["echo, compiled"], 80),
+        "echo, fp8": Way(partial(echo_with, runtime=replace(plain, dtype="fp8")), 20),
+    }
+
+
 def measure_shape(one: Pass, setting: Setting, count: int) -> None:
-    """All sections of a model's shape for calls of ``count`` texts, the most wanted first."""
+    """All sections of a model's shape, for calls of ``count`` texts."""
     name, texts = setting.shape, {"chunks": chunks(count), "queries": queries(count)}
-
-    def system(build: Callable[[Setting], Encode], share: int = 1, **options: int) -> dict[str, Any]:
-        call = partial(build(setting), **options)
-        return {kind: rates(setting, call, said[: -(-len(said) // share)]) for kind, said in texts.items()}
-
-    one.section(f"{name}: echo", 20, partial(system, BUILDS["echo"]))
     one.section(f"{name}: one query", 10, partial(query_latency, setting))
     one.section(f"{name}: kernels of a call", 10, partial(kernels, setting, texts["chunks"]))
-    one.section(f"{name}: classical", 10, partial(system, BUILDS["classical (half the tokens)"]))
-    for rows in ROWS:
-        build = BUILDS["sentence-transformers"]
-        one.section(f"{name}: sentence-transformers, {rows} rows", 15, partial(system, build, batch_size=rows))
-    one.section(f"{name}: reference recipe", 15, partial(system, BUILDS["reference recipe"], share=4))
     one.section(f"{name}: a query under load", 15, partial(under_load, setting, texts["chunks"]))
     one.section(f"{name}: queries after an instruction", 20, partial(instructions, setting, texts["queries"]))
-    padded = Runtime(device=setting.device, dtype=setting.dtype, attention="padded")
-    one.section(f"{name}: echo, padded", 15, partial(system, partial(echo_with, runtime=padded)))
-    for budget in BUDGETS:
-        runtime = Runtime(device=setting.device, dtype=setting.dtype, token_budget=budget)
-        one.section(f"{name}: echo, {budget} tokens", 10, partial(system, partial(echo_with, runtime=runtime)))
-    one.section(f"{name}: echo, compiled", 80, partial(system, BUILDS["echo, compiled"]))
-    fp8 = Runtime(device=setting.device, dtype="fp8")
-    one.section(f"{name}: echo, fp8", 20, partial(system, partial(echo_with, runtime=fp8)))
+    for title, way in ways_of(setting).items():
+        one.section(f"{name}: {title}", way.needs, partial(measure_way, setting, way, texts))
+
+
+def measure_way(setting: Setting, way: Way, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """The rates of one system for each kind of texts."""
+    call = partial(way.build(setting), **way.options)
+    return {kind: rates(setting, call, said[: -(-len(said) // way.share)]) for kind, said in texts.items()}
 
 
 def echo_with(setting: Setting, runtime: Runtime) -> Encode:

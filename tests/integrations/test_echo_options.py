@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("langchain_core")
+pytest.importorskip("llama_index.core")
+
 from langchain_core.load import dumpd, dumps, load, loads
 from pydantic import BaseModel, ValidationError
 from tiny_models import change_weights
@@ -146,7 +150,9 @@ def test_a_path_is_a_model_as_it_is_in_the_core(adapter, folder):
 def test_a_relative_folder_is_found_after_a_change_of_the_working_directory(adapter, folder, monkeypatch, tmp_path):
     """The folder stayed relative and was looked for at the first text: a ``chdir`` before it broke the object."""
     monkeypatch.chdir(folder.parent)
-    subjects = [adapter.kind(**{adapter.model: model}) for model in (folder.name, Path(folder.name), f"./{folder.name}")]
+    subjects = [
+        adapter.kind(**{adapter.model: model}) for model in (folder.name, Path(folder.name), f"./{folder.name}")
+    ]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     for subject in subjects:
@@ -167,7 +173,9 @@ def test_weights_replaced_after_the_space_was_told_and_before_the_first_text_are
     told = subject.space
     change_weights(folder, "embed_tokens", at=(0, 0))
     for _ in range(2):
-        with pytest.raises(EmbeddingSpaceMismatch, match=r"model.* must have the weights .*were replaced; put them back"):
+        with pytest.raises(
+            EmbeddingSpaceMismatch, match=r"model.* must have the weights .*were replaced; put them back"
+        ):
             embed(adapter, subject)
     with pytest.raises(EmbeddingSpaceMismatch):
         call(subject, adapter.aone[0], TEXT)
@@ -208,7 +216,9 @@ def test_a_copy_with_another_layer_is_not_held_to_the_promise_of_the_first(adapt
     subject = make()
     assert subject.space
     other = subject.model_copy(update={"layer": 2})
-    core = EchoEncoder(EchoConfig(str(tiny_llama), query_template="classical", layer=2), Runtime(device="cpu", dtype="float32"))
+    core = EchoEncoder(
+        EchoConfig(str(tiny_llama), query_template="classical", layer=2), Runtime(device="cpu", dtype="float32")
+    )
     assert embed(adapter, other) == pytest.approx(core.encode_documents([TEXT])[0].tolist(), abs=2e-6)
     assert other.space != subject.space
 
