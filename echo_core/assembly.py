@@ -77,7 +77,7 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
         runner = in_thread_of_its_own(lambda: load_runner(folder, config, here, said))
     tokenizer.check_fits(runner.decoder.vocabulary)
     on_cpu = runner.decoder.device.type == "cpu"
-    scheduler = Scheduler(runner.run, lambda: runner.budget, runner.packed, main_thread_works=on_cpu)
+    scheduler = Scheduler(runner, main_thread_works=on_cpu)
     return Engine(folder, weights, config, runtime, tokenizer, runner, scheduler)
 
 

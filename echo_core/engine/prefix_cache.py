@@ -1,7 +1,8 @@
-"""What rows begin with, run once: its keys and values in every layer are kept for the batches behind the first, and for later calls.
+"""What rows begin with, run once: its keys and values in every layer are kept for later batches and later calls.
 
-Under causal attention the states of a row's first tokens do not depend on what follows. So an instruction, in-context examples or a chunk's
-surroundings, said before every text, cost their tokens once and not in each batch. A few tokens are not worth it: they run along in each batch.
+Under causal attention the states of a row's first tokens do not depend on what follows. So an instruction, in-context
+examples or a chunk's surroundings, said before every text, cost their tokens once and not in each batch. A few tokens are
+not worth it: they run along in each batch.
 """
 
 from __future__ import annotations
@@ -23,22 +24,17 @@ KEPT = 2  # prefixes: that of queries and that of documents
 
 
 def shared_tokens(rows: Sequence[Row]) -> int:
-    """How many tokens all rows begin with, before any span: under causal attention their states are the same. 0 below two rows, or with slots."""
+    """The number of tokens that all rows begin with, before any span; 0 for fewer than two rows, or with slots."""
     return len(prefix_of(rows)) if len(rows) > 1 else 0
 
 
 def prefix_of(rows: Sequence[Row]) -> Ids:
-    """The ids that all of these rows, one or more, begin with, before any span."""
+    """The ids (P,) that all of these rows, one or more, begin with, before any span; none with slots."""
     if any(row.slots for row in rows):
         return rows[0].ids[:0]
     most = min(min(len(row.ids) - 1, *(span.start for span in row.spans)) for row in rows)
     first = rows[0].ids[:most]
     return first[: _length_of(np.logical_and.reduce([row.ids[:most] == first for row in rows]))]
-
-
-def likely_prefix(row: Row) -> Ids:
-    """The ids that this row and others to come begin with: what its template says before the text."""
-    return prefix_of([row])[: row.before]
 
 
 def common_prefix(one: Ids, other: Ids) -> Ids:
@@ -48,12 +44,15 @@ def common_prefix(one: Ids, other: Ids) -> Ids:
 
 
 def _length_of(same: NDArray[np.bool_]) -> int:
-    """How many are True before the first that is not."""
+    """The number of entries that are True before the first that is not."""
     return int(len(same) if same.all() else same.argmin())
 
 
 class Prefix:
-    """The keys and values of some first tokens, layer by layer; filled by one forward pass, then put before the keys of any number of others."""
+    """The keys and values of some first tokens, layer by layer.
+
+    One forward pass fills it; then they are put before the keys of any number of other tokens.
+    """
 
     def __init__(self, ids: Ids) -> None:
         """``ids``: the tokens, (P,)."""
@@ -62,7 +61,10 @@ class Prefix:
         self._layers: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def exchange(self, layer: nn.Module, key: Tensor, value: Tensor, tokens: int) -> tuple[Tensor, Tensor] | None:
-        """The first ``tokens`` keys and values of a layer, (1, G, tokens, d) each; before it is filled None, and those of key and value are kept."""
+        """The first ``tokens`` keys and values of a layer, (1, G, tokens, d) each.
+
+        Before it is filled: None, and it keeps the first ``tokens`` of key and value, (1, G, T, d) each.
+        """
         if self.filled:
             keys, values = self._layers[layer]
             return keys[:, :, :tokens], values[:, :, :tokens]
@@ -71,20 +73,23 @@ class Prefix:
 
 
 def _copy(states: Tensor) -> Tensor:
-    """(1, G, P, d) in memory of its own, token by token, as attention takes it."""
+    """The states (1, G, P, d) in memory of their own, token by token, as attention takes them."""
     return states.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
 
 
 class PrefixCache:
-    """The prefixes that a model keeps, the one used last at the end."""
+    """The prefixes that a model keeps, the one used last at the end. Only whoever holds the runner's lock may change it."""
 
     def __init__(self, allowed: bool = True) -> None:
-        """None yet; none ever if not ``allowed``."""
+        """An empty cache; one that stays empty if not ``allowed``."""
         self._allowed = allowed
         self._kept: list[Prefix] = []
 
     def find(self, ids: Ids, rows: int) -> tuple[Prefix | None, int]:
-        """For so many rows that begin with these ids: what is kept of that, or else what their batch shall fill, if worth it; and its tokens."""
+        """The prefix for N rows that begin with these ids, and how many of its tokens serve.
+
+        It is one that is kept, or else one that their batch shall fill; None if it is not worth keeping.
+        """
         common = [(len(common_prefix(kept.ids, ids)), kept) for kept in self._kept]
         shared, nearest = max(common, key=lambda pair: pair[0], default=(0, None))
         if shared >= WORTH and rows * (len(ids) - shared) <= len(ids):  # what it lacks is less work than all of it
@@ -92,14 +97,14 @@ class PrefixCache:
         return Prefix(ids) if self._allowed and WORTH <= len(ids) <= MOST else None, len(ids)
 
     def keep(self, prefix: Prefix) -> None:
-        """From now on, as it is filled; the one that was used longest ago goes."""
+        """Keep a prefix that a batch has filled or used; the one that was used longest ago goes."""
         prefix.filled = True
         self._kept = [*(kept for kept in self._kept if kept is not prefix), prefix][-KEPT:]
 
     def any(self) -> bool:
-        """True if memory is taken."""
+        """True if a prefix is kept, and so takes memory."""
         return bool(self._kept)
 
     def forget(self) -> None:
-        """Free the memory."""
+        """Keep none any more, which frees their memory."""
         self._kept = []

@@ -1,9 +1,16 @@
-"""Rows to pooled vectors within the device's memory: layout, forward pass and pooling of one batch, halved when memory runs out."""
+"""Rows to pooled vectors: a step is laid out, run and pooled, and halved when memory runs out.
+
+Whoever has rows and a model can use a ``Runner``: ``runner.run(rows)`` gives their vectors in the calling thread. Many
+callers share one through a ``Scheduler``, which plans the steps and has them executed. The runner's lock is held by whoever
+runs a step, so that no two threads are ever in the model at once.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -12,11 +19,15 @@ from torch import Tensor
 
 from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.allocator import keep_freed_memory
-from echo_core.engine.batches import Batch, BatchSize, pack_rows, pad_rows, round_up
+from echo_core.engine.batches import Batch, pack_rows, pad_rows, round_up
+from echo_core.engine.budget import Budget, is_out_of_memory
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.loading import load_decoder
 from echo_core.engine.pooling import pool_spans
-from echo_core.engine.prefix_cache import Ids, PrefixCache, likely_prefix, prefix_of
+from echo_core.engine.prefix_cache import PrefixCache
+from echo_core.engine.statistics import Statistics
+from echo_core.engine.steps import Planner, Step, places_of_spans
+from echo_core.engine.threads import ForkSafeLock
 from echo_core.errors import ModelError
 from echo_core.text.rows import Row
 
@@ -28,11 +39,11 @@ class Layers(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that it runs on."""
 
     @property
     def layout(self) -> str:
-        """How rows shall lie, of ``attention.LAYOUTS``."""
+        """How rows shall lie: "packed" or "padded"."""
 
     @property
     def keeps(self) -> bool:
@@ -43,7 +54,7 @@ class Layers(Protocol):
         """Tokens from which on a row needs a batch without shorter ones; None: any rows can be a batch."""
 
     def states(self, batch: Batch) -> Tensor:
-        """States of all positions laid flat, (B·T, D)."""
+        """The states of all positions laid flat, (B·T, D), without gradients."""
 
     def choose_budget(self) -> int:
         """Tokens of a batch that suit the device."""
@@ -53,91 +64,122 @@ Model = TypeVar("Model", bound=Layers)
 
 
 class Runner(Generic[Model]):
-    """A model and the budget of tokens that its device can take at present."""
+    """A model, how it takes its rows, and what its device can take at present."""
 
     def __init__(
         self, decoder: Model, pooling: str, token_budget: int | None = None, knob: str = "Runtime(token_budget=…)"
     ) -> None:
-        """``token_budget``: tokens of a batch, None: what the decoder chooses; ``knob``: where a user sets it, for messages."""
+        """Nothing runs yet.
+
+        Args:
+            decoder: what gives states.
+            pooling: how the states of a span become a vector, of ``config.POOLINGS``.
+            token_budget: tokens of a batch; None: what the decoder chooses.
+            knob: where a user sets it, for messages.
+        """
         self.decoder, self._pooling, self._knob = decoder, pooling, knob
-        self.budget = token_budget or decoder.choose_budget()
-        self.packed = decoder.layout == "packed"
-        self._prefix_cache = PrefixCache(
-            decoder.keeps and decoder.long_from is None
-        )  # the keys of long rows are others
+        self.planner = Planner(decoder.layout == "packed", decoder.long_from)
+        self.budget = Budget(token_budget or decoder.choose_budget())
+        self.prefix_cache = PrefixCache(decoder.keeps and decoder.long_from is None)  # the keys of long rows are others
+        self._counts = Statistics()
+        self._running = ForkSafeLock(fork_waits=True)
         if decoder.device.type == "cpu":
             keep_freed_memory()
 
+    @property
+    def lock(self) -> threading.RLock:
+        """The re-entrant lock that whoever runs a step holds; a fork waits for it."""
+        return self._running.lock
+
     def run(self, rows: Sequence[Row]) -> Tensor:
-        """Pooled vectors of the rows' spans: (S, D) float32 on the device.
+        """The pooled vectors of all spans of one or more rows, (S, D) float32 on the device, in the order of the rows.
 
         Raises:
             ModelError: a single row does not fit into the device's memory.
         """
-        limit = self.decoder.long_from
-        if limit and len({len(row.ids) >= limit for row in rows}) > 1:
-            return self._run_apart(rows, limit)
-        ids = self._prefix_of(rows)
-        tokens = (
-            BatchSize(self.packed).with_rows([len(row.ids) for row in rows], len(ids) if len(rows) > 1 else 0).tokens
-        )
-        if len(rows) > 1 and tokens > self.budget:  # planned before the memory ran out
-            return self._run_halves(rows)
-        try:
-            return self._run_batch(rows, ids)
-        except torch.OutOfMemoryError as error:
-            if len(rows) == 1 and not self._prefix_cache.any():
-                problem = f"a row of {tokens} tokens must fit into the memory of {self.decoder.device}"
-                raise ModelError(f"{problem}; use a smaller max_tokens or dtype") from error
-        self._prefix_cache.forget()
-        if len(rows) == 1:
-            return self.run(rows)
-        self._halve_budget(tokens)
-        return self._run_halves(rows)  # outside of the except clause, which would keep the failed batch alive
+        groups = self.planner.group(rows, self.budget.tokens)
+        pooled = [self.execute(self.planner.step([rows[i] for i in group])) for group in groups]
+        return torch.cat(pooled)[torch.from_numpy(places_of_spans(rows, groups)).to(self.decoder.device)]
 
-    def _run_batch(self, rows: Sequence[Row], ids: Ids) -> Tensor:
-        batch = self._lay_out(rows, ids)
-        pooled = pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
+    def execute(self, step: Step) -> Tensor:
+        """The pooled vectors of a step's spans, (S, D) float32 on the device, in the order of its rows.
+
+        Raises:
+            ModelError: a single row does not fit into the device's memory.
+        """
+        waiting, pooled = [step], list[Tensor]()
+        with self.lock:
+            while waiting:
+                step = waiting.pop()
+                if len(step.rows) > 1 and step.cost > self.budget.tokens:  # planned before the memory ran out
+                    waiting.extend(reversed(self.planner.halves(step)))
+                elif (vectors := self._run_if_it_fits(step)) is not None:
+                    pooled.append(vectors)
+                else:
+                    self._make_room(step)
+                    waiting.append(step)
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
+
+    def lay_out(self, step: Step) -> Batch:
+        """The rows end to end if the model can, without what is kept of their prefix, else with it once.
+
+        On a CPU the tokens are rounded up. Rounding fills after the last row, at position 0: a longer row could end beyond
+        the model's positions.
+        """
+        rows, on_cpu = step.rows, self.decoder.device.type == "cpu"
+        if not self.planner.packed:
+            return pad_rows(rows)
+        prefix, shared = self.prefix_cache.find(step.repeated, len(rows))
+        if len(rows) > 1 or prefix is not None:
+            return pack_rows(rows, shared, rounded=on_cpu, prefix=prefix)
+        if on_cpu and step.cost == round_up(step.cost):  # as it is; saves a query a tenth of a millisecond
+            return pad_rows(rows)
+        return pack_rows(rows, rounded=on_cpu)
+
+    def statistics(self) -> Statistics:
+        """What has been run since the runner was made."""
+        return replace(self._counts, budget=self.budget.tokens)
+
+    def _run_if_it_fits(self, step: Step) -> Tensor | None:
+        """The step's vectors; None if memory ran out, and there is room to be made."""
+        try:
+            batch = self.lay_out(step)
+            hit = batch.prefix is not None and batch.prefix.filled
+            pooled = pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(step.rows) == 1 and not self.prefix_cache.any():
+                problem = f"a row of {step.cost} tokens must fit into the memory of {self.decoder.device}"
+                raise ModelError(f"{problem}; use a smaller max_tokens or dtype") from error
+            return None
         if batch.prefix:
-            self._prefix_cache.keep(batch.prefix)
+            self.prefix_cache.keep(batch.prefix)
+        self.budget.after_success(step.cost)
+        self._count(step, batch, hit)
         return pooled
 
-    def _prefix_of(self, rows: Sequence[Row]) -> Ids:
-        """What they begin with, for ``_lay_out``; of a row alone, what others to come will begin with too."""
-        return prefix_of(rows) if len(rows) > 1 else likely_prefix(rows[0])
-
-    def _lay_out(self, rows: Sequence[Row], ids: Ids) -> Batch:
-        """Rows end to end if the model can, without what is kept of their prefix ``ids``, else with it once; on a CPU the tokens rounded up.
-
-        Rounding fills behind the last row, at position 0: a longer row could end beyond the model's positions.
-        """
-        if not self.packed:
-            return pad_rows(rows)
-        prefix, shared = self._prefix_cache.find(ids, len(rows))
-        on_cpu, alone = self.decoder.device.type == "cpu", len(rows) == 1 and prefix is None
-        if (
-            on_cpu and alone and len(rows[0].ids) == round_up(len(rows[0].ids))
-        ):  # as it is; saves a query a tenth of a millisecond
-            return pad_rows(rows)
-        return pack_rows(rows, 0 if alone else shared, rounded=on_cpu, prefix=prefix)
-
-    def _run_apart(self, rows: Sequence[Row], limit: int) -> Tensor:
-        """Rows from so many tokens on and the others as batches of their own."""
-        parts = [[i for i, row in enumerate(rows) if (len(row.ids) >= limit) is long] for long in (False, True)]
-        order = [i for part in parts for i in part]
-        pooled = torch.cat([self.run([rows[i] for i in part]) for part in parts])
-        vectors = torch.split(pooled, [len(rows[i].spans) for i in order])
-        return torch.cat([vectors[place] for place in sorted(range(len(rows)), key=order.__getitem__)])
-
-    def _run_halves(self, rows: Sequence[Row]) -> Tensor:
-        middle = len(rows) // 2
-        return torch.cat([self.run(rows[:middle]), self.run(rows[middle:])])
-
-    def _halve_budget(self, tokens: int) -> None:
-        self.budget = max(1, min(self.budget, tokens // 2))
+    def _make_room(self, step: Step) -> None:
+        """Free the kept prefixes and, for a step that can be halved, lower the budget below its cost."""
+        self.prefix_cache.forget()
         torch.cuda.empty_cache()
-        log.warning(
-            "out of memory with %d tokens in a batch; going on with %d (%s sets it)", tokens, self.budget, self._knob
+        self._counts = replace(self._counts, out_of_memory=self._counts.out_of_memory + 1)
+        if len(step.rows) > 1:
+            self.budget.after_running_out(step.cost)
+            problem = "out of memory with %d tokens in a batch; going on with %d (%s sets it)"
+            log.warning(problem, step.cost, self.budget.tokens, self._knob)
+
+    def _count(self, step: Step, batch: Batch, hit: bool) -> None:
+        once = 0 if hit else batch.shared
+        tokens, own = batch.ids.numel(), sum(len(row.ids) - batch.shared for row in step.rows)
+        done = self._counts
+        self._counts = replace(
+            done,
+            batches=done.batches + 1,
+            rows=done.rows + len(step.rows),
+            tokens=done.tokens + tokens,
+            padding=done.padding + tokens - once - own,
+            prefix_hits=done.prefix_hits + hit,
         )
 
 

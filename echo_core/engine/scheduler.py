@@ -1,223 +1,131 @@
-"""Many concurrent calls share one model: their rows are run batch by batch in one thread, small calls together in one batch.
+"""Many concurrent calls share one model: schedule, run, postprocess, one step after the other, small calls together.
 
-A call alone never waits: its rows run at once. While they run, whatever arrives is collected, and the next batch takes as many callers along as the
-budget holds. Only behind a batch that served several callers does the thread wait, at most ``WAIT`` seconds, for as many to come back. Large calls
-take turns with all others after every batch, so nobody starves.
-
-On a CPU the main thread runs its own large calls, for as long as it is alone. Each thread that runs torch keeps a team of OpenMP threads, and where
-two teams are alive the second waits asleep at every barrier: in a program that also runs another model in its main thread each batch would take 1.4
-times as long (2 cores, LOG.md). For the same reason small calls, such as a server's first query to warm up, do not make it begin.
+A call alone never waits: its rows run at once. While they run, whatever arrives is collected, and the next step takes as
+many callers along as the budget holds. Only after a step that served several callers does the thread wait, at most ``WAIT``
+seconds, for as many to come back. Large calls take turns with all others after every step, so nobody starves.
+Which thread runs them, ``thread_policy.py`` says.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_core.engine.batches import BatchSize, group_rows
-from echo_core.engine.prefix_cache import common_prefix, prefix_of
+from echo_core.engine.budget import Budget
+from echo_core.engine.jobs import Job, JobQueue, Share
+from echo_core.engine.steps import Planner, Step
+from echo_core.engine.thread_policy import ThreadPolicy
+from echo_core.engine.threads import ForkSafe
+from echo_core.engine.worker import Worker
 from echo_core.text.rows import Row
 
-WAIT = 0.002  # seconds
-_PAUSE = 0.0002
-LARGE = 512  # tokens; a call of so many makes the main thread begin to work itself
-IDLE = 0.2  # seconds without a call after which the thread ends; it would keep the weights of a forgotten encoder alive
-_forking = threading.Lock()
+
+class StepRunner(Protocol):
+    """What runs steps: a ``Runner``."""
+
+    planner: Planner
+    budget: Budget
+
+    @property
+    def lock(self) -> threading.RLock:
+        """The lock that is held from the choice of a step until its vectors are handed out."""
+
+    def execute(self, step: Step) -> Tensor:
+        """The pooled vectors of the step's spans, (S, D)."""
 
 
-class Job:
-    """The rows of one call, what is left to run of them, and their pooled vectors as they come."""
+class Scheduler(ForkSafe):
+    """Runs jobs fairly and in shared steps."""
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        batches: Sequence[list[int]],
-        work_on: Callable[[Job], None],
-        on_batch: Callable[[Sequence[int]], None] | None,
-    ) -> None:
-        """``work_on`` is called by whoever waits for the result, before the wait."""
-        self.rows, self.batches, self._work_on, self._on_batch = rows, deque(batches), work_on, on_batch
-        self.abandoned = False
-        self._future: Future[Tensor] = Future()
-        self._done: list[Tensor] = [torch.empty(0)] * len(rows)  # (spans of the row, D) each
-
-    def result(self) -> Tensor:
-        """Wait for the vectors of all spans, (S, D) float32 on the CPU, in the order of rows and spans; an interrupted wait drops the job."""
-        try:
-            self._work_on(self)
-            return self._future.result()
-        except BaseException:
-            self.abandoned = True
-            raise
-
-    def finished(self) -> bool:
-        """True if nothing of it needs to run any more."""
-        return self.abandoned or self._future.done()
-
-    def next_rows(self) -> list[Row]:
-        """Of the next batch."""
-        return [self.rows[i] for i in self.batches[0]]
-
-    def take(self, batch: Sequence[int], pooled: Tensor) -> None:
-        """Keep the vectors of a batch; with the last batch the result is ready."""
-        for i, vectors in zip(batch, torch.split(pooled, [len(self.rows[i].spans) for i in batch]), strict=True):
-            self._done[i] = vectors
-        if self._on_batch:
-            self._on_batch(batch)
-        if not self.batches:
-            self._future.set_result(torch.cat(self._done).cpu())  # one wait for the device in a whole job
-
-    def fail(self, error: BaseException) -> None:
-        """Give the error to the waiting caller."""
-        self.batches.clear()
-        if not self._future.done():
-            self._future.set_exception(error)
-
-
-class Scheduler:
-    """Runs jobs in one thread, fairly and in shared batches."""
-
-    def __init__(
-        self,
-        run: Callable[[Sequence[Row]], Tensor],
-        budget: Callable[[], int],
-        packed: bool = False,
-        main_thread_works: bool = False,
-    ) -> None:
-        """Nothing is started before the first job.
-
-        Args:
-            run: gives rows' pooled vectors (S, D).
-            budget: the tokens that a batch may have at present.
-            packed: as in ``group_rows``.
-            main_thread_works: the main thread runs its own jobs as long as no other thread has any.
-        """
-        self._run, self._budget, self._packed = run, budget, packed
+    def __init__(self, runner: StepRunner, main_thread_works: bool = False) -> None:
+        """Nothing is started before the first job; ``main_thread_works``: see ``ThreadPolicy``."""
+        super().__init__()
+        self._runner = runner
         self._start_empty(main_thread_works)
 
+    def renew(self) -> None:
+        """Begin with an empty queue in a forked child: a job of the parent is put into it when somebody waits for it.
+
+        The main thread never works there: it lacks the OpenMP threads that torch would wait for in it.
+        """
+        self._start_empty(main_thread_works=False)
+
     def _start_empty(self, main_thread_works: bool) -> None:
-        self._process, self._main_thread_works = os.getpid(), main_thread_works
-        self._main_thread_began = False  # it has a team of OpenMP threads, which from then on is the one to use
-        self._arrived = threading.Condition(threading.Lock())  # its lock guards all that follows
-        self._jobs: deque[Job] = deque()
-        self._running = False  # the thread of our own is there
-        self._in_hand = False  # the main thread is at work
-        self._others = False  # since it began, another thread has brought a job
-        self._company = 1  # callers that the last batch served
+        self._policy = ThreadPolicy(main_thread_works)
+        self._queue = JobQueue(self._runner.planner)
+        self._worker = Worker(self._queue)
 
     def submit(self, rows: Sequence[Row], on_batch: Callable[[Sequence[int]], None] | None = None) -> Job:
-        """Queue rows; ``on_batch`` hears, in the thread that runs them, which of them are done. Without any row there is no result to wait for."""
-        job = Job(rows, group_rows(rows, self._budget(), self._packed), self._work_on, on_batch)
-        if not rows:
-            return job
-        with _forking:
-            if (
-                os.getpid() != self._process
-            ):  # a forked child has the object, but not its thread, and perhaps a lock that nobody will open
-                self._start_empty(main_thread_works=False)  # nor the OpenMP threads that its main thread would wait for
-        with self._arrived:
-            self._jobs.append(job)
-            self._arrived.notify()
-            if not self._for_main_thread(job):
-                self._others = True
-                self._start_thread()
+        """Queue rows, and give the job that waits for their vectors; without any row there is nothing to wait for.
+
+        ``on_batch`` hears which rows are done, by their indices, in the thread that runs them.
+        """
+        groups = self._runner.planner.group(rows, self._runner.budget.tokens)
+        job = Job(rows, groups, self._attend, on_batch)
+        try:
+            if rows:
+                self._queue.put(job)
+                if not self._policy.caller_runs(job):
+                    self._worker.ensure(self._turn)
+        except BaseException:
+            job.abandoned = True
+            raise
         return job
 
-    def _for_main_thread(self, job: Job) -> bool:
-        if not self._main_thread_works or threading.current_thread() is not threading.main_thread():
-            return False
-        return self._main_thread_began or sum(len(row.ids) for row in job.rows) >= LARGE
+    def _attend(self, job: Job) -> None:
+        """Run the job, if that is for its caller to do, until another thread has a job too; else see that a thread does."""
+        if job.queue is not self._queue:  # it was submitted before this process was forked
+            job.renew()
+            self._queue.put(job)
+        while self._policy.caller_runs(job) and not self._worker.is_alive() and not job.is_over():
+            with self._runner.lock:
+                self._run(self._queue.choose_from(job))
+        if not job.is_over():
+            self._worker.ensure(self._turn)
 
-    def _start_thread(self) -> None:
-        if not self._running and not self._in_hand:
-            threading.Thread(
-                target=self._work, name="echo-model"
-            ).start()  # no daemon: one dies inside of torch at exit
-            self._running = True
+    def _turn(self) -> int:
+        """Schedule, run and postprocess one step; gives the number of callers that it served."""
+        with self._runner.lock:
+            try:
+                share = self._queue.choose(self._runner.budget.tokens)
+            except BaseException as error:  # whatever happens, a caller hears of it and the thread lives on
+                self._queue.fail_first(error)
+                return 1
+            self._run(share)
+        return len(share.jobs)
 
-    def _work_on(self, job: Job) -> None:
-        """In the main thread, run the job's batches until another thread has a job too; the thread of our own does the rest."""
-        if not self._for_main_thread(job):
+    def _run(self, share: Share) -> None:
+        if share.joined is None:
             return
         try:
-            with self._arrived:
-                self._in_hand, self._others = not self._running, False
-                self._main_thread_began = True
-            while self._in_hand and not self._others and not job.finished():
-                self._run_share([(job, job.batches.popleft())])
-        finally:
-            self._in_hand = False  # first of all, and without a call: a second Ctrl-C cannot come before it
-            with self._arrived:
-                self._jobs = deque(other for other in self._jobs if not other.finished())
-                if self._others:
-                    self._start_thread()
-
-    def _work(self) -> None:
-        """Run batch after batch, until nothing has come for a while."""
-        while self._has_work():
-            self._wait_for_company()
-            with self._arrived:
-                share = self._next_share()
-            self._company = len(share)
-            self._run_share(share)
-
-    def _has_work(self) -> bool:
-        with self._arrived:
-            if not self._jobs:
-                self._arrived.wait(IDLE)
-            self._running = bool(self._jobs)
-            return self._running
-
-    def _wait_for_company(self) -> None:
-        until = time.perf_counter() + WAIT
-        while len(self._jobs) < self._company and time.perf_counter() < until:
-            time.sleep(_PAUSE)
-
-    def _next_share(self) -> list[tuple[Job, list[int]]]:
-        """The next batch of the first job, and of every other job whose next batch fits beside it; jobs with more to do go to the end."""
-        share: list[tuple[Job, list[int]]] = []
-        waiting: list[Job] = []
-        size, budget = BatchSize(self._packed), self._budget()
-        prefix: NDArray[np.int64] | None = None  # of all rows in the share
-        for job in self._jobs:
-            if job.finished():
-                continue
-            rows = job.next_rows()
-            common = prefix_of(rows) if prefix is None else common_prefix(prefix, prefix_of(rows))
-            wider = size.with_rows([len(row.ids) for row in rows], len(common))
-            if prefix is None or wider.tokens <= budget:
-                share.append((job, job.batches.popleft()))
-                size, prefix = wider, common
-            else:
-                waiting.append(job)
-        self._jobs = deque([*waiting, *(job for job, _ in share if job.batches)])
-        return share
-
-    def _run_share(self, share: list[tuple[Job, list[int]]]) -> None:
-        if not share:
-            return
-        sizes = [sum(len(job.rows[i].spans) for i in batch) for job, batch in share]
-        try:
-            pooled = self._run([job.rows[i] for job, batch in share for i in batch])
-            for (job, batch), part in zip(share, torch.split(pooled, sizes), strict=True):
-                job.take(batch, part)
-        except BaseException as error:  # whatever happens, every caller hears of it and the thread lives on
+            hand_out(share, self._runner.execute(share.joined))
+        except BaseException as error:
             self._fail(share, error)
+        self._queue.after(share)
 
-    def _fail(self, share: list[tuple[Job, list[int]]], error: BaseException) -> None:
-        """Give the error to the one job that caused it: with several, run each one's part alone."""
-        if len(share) == 1:
-            share[0][0].fail(error)
-        else:
-            for part in share:
-                if not part[0].finished():
-                    self._run_share([part])
+    def _fail(self, share: Share, error: BaseException) -> None:
+        """Give the error to the one job that caused it: with several, run each one's step alone."""
+        if len(share.jobs) == 1:
+            share.jobs[0].fail(error)
+            return
+        for job in share.jobs:
+            if not job.is_over():
+                self._run(self._queue.choose_from(job))
+
+
+def hand_out(share: Share, pooled: Tensor) -> None:
+    """Give each job its vectors of a step, (S, D) on the device; to calls of one step from one copy on the CPU.
+
+    The host waits for the device once, however many callers there are. An error of a job's own listener is that job's.
+    """
+    sizes = [sum(len(row.spans) for row in step.rows) for step in share.steps]
+    on_cpu = torch.split(pooled.cpu() if len(share.jobs) > 1 else pooled, sizes)
+    for job, vectors, copied in zip(share.jobs, torch.split(pooled, sizes), on_cpu, strict=True):
+        try:
+            job.take(copied if job.is_one_step() else vectors)
+        except BaseException as error:
+            job.fail(error)

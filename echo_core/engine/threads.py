@@ -1,14 +1,15 @@
 """What belongs to the process and not to an object: locks, threads and pools, and how a forked child gets its own.
 
 A child has only the thread that forked. A lock that another thread held would stay locked in it for ever, and what that
-thread was changing would stay half-changed. So every lock and every piece of state that threads share is a ``ForkSafe``
-or comes from here: a fork waits for those whose work must not be cut in two, and the child gets all of them anew.
+thread was changing would stay half-changed. So every lock and every piece of state that threads share is a ``ForkSafe``:
+a fork waits for loads and batches, which must not be cut in two, and the child gets all of it anew.
 """
 
 from __future__ import annotations
 
 import _thread
 import asyncio
+import atexit
 import os
 import threading
 import time
@@ -27,20 +28,31 @@ FORK_WAIT = 60.0  # seconds that a fork waits at most for a load or a batch unde
 
 
 class ForkSafe:
-    """State that a forked child has anew.
+    """State that a forked child must have anew."""
 
-    ``lock`` is re-entrant, and a C object: ``with state.lock`` cannot be cut in two by a signal, as a lock written in
-    Python can. Take it from the object each time; the child's is another.
-    """
-
-    def __init__(self, fork_waits: bool = False) -> None:
-        """``fork_waits``: a fork waits until nobody holds the lock (but ``FORK_WAIT`` seconds at most)."""
-        self.lock = threading.RLock()
-        self.fork_waits = fork_waits
+    def __init__(self) -> None:
         _states.add(self)
 
     def renew(self) -> None:
-        """Make the state that a child needs, in the child, before anything else runs there; extend it in subclasses."""
+        """Make the state that a child needs, in the child, before anything else runs there."""
+        raise NotImplementedError
+
+
+class ForkSafeLock(ForkSafe):
+    """A lock that is free in a forked child: ``with state.lock:``.
+
+    ``lock`` is re-entrant, and a C object: the ``with`` cannot be cut in two by a signal, as that of a lock written in
+    Python can. Take it from here each time; the child's is another.
+    """
+
+    def __init__(self, fork_waits: bool = False) -> None:
+        """``fork_waits``: a fork waits until no other thread holds the lock (but ``FORK_WAIT`` seconds at most)."""
+        super().__init__()
+        self.fork_waits = fork_waits
+        self.renew()
+
+    def renew(self) -> None:
+        """Take a new lock."""
         self.lock = threading.RLock()
 
 
@@ -50,8 +62,8 @@ _held = threading.local()  # the locks that a thread holds while it forks
 
 def _before_fork() -> None:
     until = time.monotonic() + FORK_WAIT
-    waited_for = sorted((state for state in _states if state.fork_waits), key=id)  # two threads may fork at once
-    locks = [state.lock for state in waited_for]
+    waited_for = [state for state in _states if isinstance(state, ForkSafeLock) and state.fork_waits]
+    locks = [state.lock for state in sorted(waited_for, key=id)]  # in one order, as two threads may fork at once
     _held.locks = [lock for lock in locks if lock.acquire(timeout=max(0.0, until - time.monotonic()))]
 
 
@@ -69,13 +81,13 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
-_named: dict[str, ForkSafe] = {}
-_loading = ForkSafe(fork_waits=True)
+_named: dict[str, ForkSafeLock] = {}
+_loading = ForkSafeLock(fork_waits=True)
 
 
 def process_lock(name: str) -> threading.RLock:
     """The re-entrant lock of this name in this process, for ``with process_lock(name):``; free in a forked child."""
-    return _named.setdefault(name, ForkSafe()).lock
+    return _named.setdefault(name, ForkSafeLock()).lock
 
 
 def load_lock() -> threading.RLock:
@@ -88,11 +100,18 @@ def load_lock() -> threading.RLock:
     return _loading.lock
 
 
+_exiting: list[bool] = []
+# Private in threading, which has no other call before the process waits for its threads. A main thread must not be asked
+# whether it is alive: up to Python 3.12 a signal's exception in the answer marks it as ended.
+getattr(threading, "_register_atexit", atexit.register)(lambda: _exiting.append(True))
+
+
 def is_exiting() -> bool:
-    """True from when the main thread has ended: the process waits for its other threads, then calls what is registered
-    with ``atexit``, and a thread that is started now may be killed inside of torch, which aborts the process.
+    """True from when the main thread has ended: the process waits for its threads, then calls its ``atexit`` handlers.
+
+    A thread that is started then may be killed inside of torch, which aborts the process.
     """
-    return not threading.main_thread().is_alive()
+    return bool(_exiting)
 
 
 def start_thread(work: Callable[[], object], name: str, failed: Callable[[BaseException], None]) -> None:
@@ -186,7 +205,6 @@ class _Callers(ForkSafe):
         self.renew()
 
     def renew(self) -> None:
-        super().renew()
         self.pool = ThreadPoolExecutor(CALLERS, thread_name_prefix="echo-call")
 
 

@@ -15,6 +15,7 @@ from echo_core import (
     EchoEncoder,
     EmptyTextError,
 )
+from echo_core.engine.threads import Outcome
 
 
 def test_thirty_two_threads_with_mixed_calls_get_the_right_vectors(encoder: EchoEncoder, tiny_llama: Path):
@@ -51,11 +52,10 @@ def test_thirty_two_threads_with_mixed_calls_get_the_right_vectors(encoder: Echo
 
 async def test_concurrent_calls_share_batches(encoder: EchoEncoder, monkeypatch):
     runs: list[int] = []
-    run = encoder._pipelines["query"].scheduler._run
-    monkeypatch.setattr(
-        encoder._pipelines["query"].scheduler, "_run", lambda rows: (runs.append(len(rows)), run(rows))[1]
-    )
-    monkeypatch.setattr(encoder._engine.runner, "budget", 100_000)
+    runner = encoder._engine.runner
+    execute = runner.execute
+    monkeypatch.setattr(runner, "execute", lambda step: (runs.append(len(step.rows)), execute(step))[1])
+    monkeypatch.setattr(runner.budget, "tokens", 100_000)
     texts = [f"{text} {i}" for i, text in enumerate(PLAIN * 16)]
     vectors = await asyncio.gather(*(encoder.aencode_queries([text]) for text in texts))
     assert sum(runs) == len(texts)
@@ -81,12 +81,9 @@ async def test_the_event_loop_ticks_while_texts_are_encoded(encoder: EchoEncoder
 
 async def test_a_cancelled_call_stops_after_the_batch_under_way(encoder: EchoEncoder, monkeypatch):
     batches: list[int] = []
-    run = encoder._pipelines["document"].scheduler._run
-    monkeypatch.setattr(
-        encoder._pipelines["document"].scheduler,
-        "_run",
-        lambda rows: (batches.append(1), time.sleep(0.05), run(rows))[2],
-    )
+    runner = encoder._engine.runner
+    execute = runner.execute
+    monkeypatch.setattr(runner, "execute", lambda step: (batches.append(1), time.sleep(0.05), execute(step))[2])
     task = asyncio.create_task(encoder.aencode_documents([f"{i} {text}" for i in range(500) for text in PLAIN]))
     while not batches:
         await asyncio.sleep(0.01)
@@ -101,11 +98,9 @@ async def test_a_cancelled_call_stops_after_the_batch_under_way(encoder: EchoEnc
 
 
 def test_an_interrupt_while_waiting_leaves_the_encoder_usable(encoder: EchoEncoder, monkeypatch):
-    from concurrent.futures import Future
-
     expected = encoder.encode_documents(["Paris"])
     with monkeypatch.context() as patch:
-        patch.setattr(Future, "result", lambda self, timeout=None: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Outcome, "wait", lambda self, seconds: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             encoder.encode_documents([f"{i} {text}" for i in range(100) for text in PLAIN])
     started = time.perf_counter()
@@ -124,8 +119,8 @@ def test_out_of_memory_loses_nothing(encoder: EchoEncoder, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return states(batch)
 
-    monkeypatch.setattr(encoder._engine.runner, "budget", 1536)
+    monkeypatch.setattr(encoder._engine.runner.budget, "tokens", 1536)
     monkeypatch.setattr(encoder._engine.runner.decoder, "states", limited)
     assert np.abs(encoder.encode_documents(ALL) - expected).max() <= 1e-5
     assert 0 < len(failed) < 8
-    assert encoder._engine.runner.budget >= 96
+    assert encoder._engine.runner.budget.tokens >= 96

@@ -25,9 +25,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def rows_run(encoder: EchoEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each batch that the model ran."""
-    scheduler = encoder._pipelines["document"].scheduler
-    run, counted = scheduler._run, []
-    monkeypatch.setattr(scheduler, "_run", lambda rows: (counted.append(len(rows)), run(rows))[1])
+    runner = encoder._engine.runner
+    execute, counted = runner.execute, []
+    monkeypatch.setattr(runner, "execute", lambda step: (counted.append(len(step.rows)), execute(step))[1])
     return counted
 
 

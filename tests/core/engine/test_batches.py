@@ -1,58 +1,13 @@
 from __future__ import annotations
 
-from functools import reduce
-
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_core.engine.batches import BatchSize, group_rows, pack_rows, pad_rows, plan_batches, round_up
-from echo_core.engine.prefix_cache import Prefix, common_prefix, prefix_of, shared_tokens
+from echo_core.engine.batches import pack_rows, pad_rows, round_up
+from echo_core.engine.prefix_cache import Prefix
 from echo_core.text.rows import Row, Span
-
-LENGTHS = st.lists(st.integers(1, 50), max_size=60)
-
-
-@given(LENGTHS, st.integers(1, 400))
-def test_batches_hold_every_row_once_and_keep_the_budget_with_their_padding(lengths: list[int], budget: int):
-    batches = plan_batches(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
-
-
-@given(LENGTHS, st.integers(1, 400))
-def test_packed_batches_hold_every_row_once_and_keep_the_budget(lengths: list[int], budget: int):
-    batches = plan_batches(lengths, budget, packed=True)
-    assert [i for batch in batches for i in batch] == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    for batch in batches:
-        assert len(batch) == 1 or sum(lengths[i] for i in batch) <= budget
-
-
-@given(st.lists(st.integers(10, 60), min_size=40, max_size=200))
-def test_packed_batches_are_about_equal_so_that_their_sizes_are_few(lengths: list[int]):
-    batches = [sum(lengths[i] for i in batch) for batch in plan_batches(lengths, 600, packed=True)]
-    assert max(batches) - min(batches) <= 3 * 60
-    assert len(batches) <= -(-sum(lengths) // (600 - 60)) + 1
-
-
-@given(LENGTHS, st.integers(1, 400))
-def test_the_longest_rows_come_first_and_equal_lengths_in_order(lengths: list[int], budget: int):
-    order = [i for batch in plan_batches(lengths, budget) for i in batch]
-    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
-    assert order == sorted(order, key=lambda i: (-lengths[i], i))
-
-
-def test_no_row_makes_no_batch():
-    assert plan_batches([], 100) == []
-
-
-def test_sorted_rows_waste_little_on_padding():
-    """Lengths of a real corpus are heavy-tailed: in the order of arrival a third of the positions would be padding."""
-    lengths = [int(x) for x in np.random.default_rng(0).lognormal(3.5, 0.9, 4096).clip(5, 520)]
-    positions = sum(len(batch) * max(lengths[i] for i in batch) for batch in plan_batches(lengths, 1536))
-    assert sum(lengths) / positions > 0.93
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
@@ -109,45 +64,3 @@ def test_rounded_rows_end_to_end_have_padding_behind_them():
     assert batch.ids[0, 131:].tolist() == [0]
     assert batch.spans == ((1, 70), (73, 131))
     assert batch.lengths == (70, 61)
-
-
-def test_packed_batches_are_filled_up_to_the_budget_by_tokens_without_padding():
-    assert plan_batches([6, 1, 1, 1], 9, packed=True) == [[0, 1, 2, 3]]
-    assert plan_batches([6, 1, 1, 1], 9) == [[0], [1, 2, 3]]
-    assert BatchSize(True).with_rows([6, 1]).tokens == 7
-    assert BatchSize(False).with_rows([6, 1]).tokens == 12
-    assert BatchSize(True).with_rows([9, 6], shared=4).tokens == 7
-    assert BatchSize(False).with_rows([9, 6], shared=4).tokens == 18
-
-
-def begin_alike(prefix: int, lengths: list[int]) -> list[Row]:
-    """Rows whose first tokens are the same, and whose later ones are those of no other row; the span is the last token."""
-    ids = [np.concatenate([np.arange(prefix), 1000 * (i + 1) + np.arange(length)]) for i, length in enumerate(lengths)]
-    return [Row(row, (Span(i, len(row) - 1, len(row)),)) for i, row in enumerate(ids)]
-
-
-def test_what_all_rows_begin_with_does_not_fill_the_batches():
-    """In-context examples of 400 tokens left place for two queries in a batch of 1,000, and ran again for every two."""
-    rows = begin_alike(400, [20] * 100)
-    assert [len(batch) for batch in group_rows(rows, 1000, packed=True)] == [50, 50]
-    assert {len(batch) for batch in group_rows(rows, 1000)} == {2}
-
-
-@given(st.integers(0, 30), LENGTHS.filter(bool), st.integers(1, 200))
-def test_rows_that_begin_alike_keep_the_budget_with_what_is_their_own(prefix: int, lengths: list[int], budget: int):
-    rows = begin_alike(prefix, lengths)
-    batches = group_rows(rows, budget, packed=True)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
-    for batch in batches:
-        shared = shared_tokens([rows[i] for i in batch])
-        assert len(batch) == 1 or pack_rows([rows[i] for i in batch], shared).ids.numel() - shared <= budget
-
-
-@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=6))
-def test_the_common_beginning_is_the_longest_and_the_same_whether_sought_at_once_or_row_by_row(texts: list[list[int]]):
-    rows = [Row(np.array(ids), (Span(0, len(ids) - 1, len(ids)),)) for ids in texts]
-    found = prefix_of(rows).tolist()
-    assert all(ids[: len(found)] == found for ids in texts)
-    longest = min(len(ids) - 1 for ids in texts)
-    assert len(found) == longest or len({ids[len(found)] for ids in texts}) > 1
-    assert reduce(common_prefix, [prefix_of([row]) for row in rows]).tolist() == found

@@ -93,12 +93,12 @@ def test_rows_behind_a_kept_beginning_get_the_states_that_they_get_alone(family:
     rows, shorter = rows_of(begin), rows_of(begin - 9, first=3)
     alone = one_by_one(plain, rows)
     torch.testing.assert_close(runner.run(rows), alone, atol=1e-4, rtol=1e-4)
-    kept = runner._prefix_cache._kept
+    kept = runner.prefix_cache._kept
     assert [len(prefix.ids) for prefix in kept] == [begin]
     torch.testing.assert_close(runner.run(rows), alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(one_by_one(runner, rows), alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(runner.run(shorter), one_by_one(plain, shorter), atol=1e-4, rtol=1e-4)
-    assert runner._prefix_cache._kept == kept, "the first tokens of what is kept serve as well"
+    assert runner.prefix_cache._kept == kept, "the first tokens of what is kept serve as well"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_in_bfloat16_they_stay_within_its_rounding(tiny_llama: Path):
 def test_a_call_runs_a_long_beginning_once_and_later_calls_not_at_all(tiny_llama: Path, monkeypatch):
     template = f"{EXAMPLES} {{text}} again: [[{{text}}]]"
     encoder = encoder_of(tiny_llama, document_template=template)
-    encoder._engine.runner.budget = 90
+    encoder._engine.runner.budget.tokens = 90
     rows = encoder._pipelines["document"].prompts.tokenise(TEXTS, {}).rows
     shared = shared_tokens(rows)
     own = sum(len(row.ids) - shared for row in rows)
@@ -153,7 +153,7 @@ def test_rows_with_little_in_common_keep_nothing(runner: Runner):
         [dataclasses.replace(row, slots=(2,)) for row in rows_of(100)],
     ):
         runner.run(rows)
-        assert not runner._prefix_cache.any()
+        assert not runner.prefix_cache.any()
 
 
 def test_a_beginning_of_too_many_tokens_runs_along_in_each_batch():
@@ -166,7 +166,7 @@ def test_a_beginning_of_too_many_tokens_runs_along_in_each_batch():
 
 def test_beginnings_of_queries_and_documents_are_kept_side_by_side_and_the_one_used_longest_ago_goes(runner: Runner):
     def kept() -> list[int]:
-        return [len(prefix.ids) for prefix in runner._prefix_cache._kept]
+        return [len(prefix.ids) for prefix in runner.prefix_cache._kept]
 
     queries, documents, others = (rows_of(50, first=3), rows_of(60, first=70), rows_of(70, first=140))
     for rows in (queries, documents, queries, documents):
@@ -199,7 +199,7 @@ def test_a_pass_that_failed_keeps_nothing(runner: Runner, monkeypatch):
     monkeypatch.setattr(runner.decoder, "states", broken)
     with pytest.raises(RuntimeError, match="device-side assert"):
         runner.run(rows_of(100))
-    assert not runner._prefix_cache.any()
+    assert not runner.prefix_cache.any()
 
 
 def out_of_memory_while(runner: Runner, monkeypatch: pytest.MonkeyPatch, full) -> None:
@@ -216,10 +216,10 @@ def out_of_memory_while(runner: Runner, monkeypatch: pytest.MonkeyPatch, full) -
 def test_what_is_kept_makes_room_when_memory_runs_out(runner: Runner, monkeypatch):
     rows = rows_of(100)
     expected = runner.run(rows)
-    budget = runner.budget
-    out_of_memory_while(runner, monkeypatch, lambda batch: runner._prefix_cache.any())
+    budget = runner.budget.tokens
+    out_of_memory_while(runner, monkeypatch, lambda batch: runner.prefix_cache.any())
     torch.testing.assert_close(runner.run(rows[:1]), expected[:1], atol=1e-5, rtol=0)
-    assert runner.budget == budget, "one row alone needs no smaller budget, but the room"
+    assert runner.budget.tokens == budget, "one row alone needs no smaller budget, but the room"
 
 
 def test_a_row_that_does_not_fit_even_then_is_an_error(runner: Runner, monkeypatch):
@@ -228,7 +228,7 @@ def test_a_row_that_does_not_fit_even_then_is_an_error(runner: Runner, monkeypat
     out_of_memory_while(runner, monkeypatch, lambda batch: True)
     with pytest.raises(ModelError, match="must fit into the memory"):
         runner.run(rows[:1])
-    assert not runner._prefix_cache.any()
+    assert not runner.prefix_cache.any()
 
 
 def test_a_compiled_model_keeps_none(tiny_llama: Path):
@@ -311,4 +311,4 @@ def test_a_kept_beginning_serves_on_a_gpu_too(family: str, begin: int, model_fol
     exact = one_by_one(runner_of(folder, "padded"), rows)
     for _ in range(2):
         assert torch.cosine_similarity(runner.run(rows).cpu(), exact).min() > 0.99
-    assert runner._prefix_cache.any()
+    assert runner.prefix_cache.any()

@@ -39,9 +39,9 @@ def limit_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch, tokens: int) -
 
 
 def test_the_budget_is_the_runtimes_or_the_devices(runner: Runner, tiny_llama: Path):
-    assert runner.budget == 1000
+    assert runner.budget.tokens == 1000
     widths = Widths.of(AutoConfig.from_pretrained(tiny_llama))
-    assert load_runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget == choose_budget(
+    assert load_runner(tiny_llama, EchoConfig(), Runtime(device="cpu")).budget.tokens == choose_budget(
         torch.device("cpu"), torch.float32, widths
     )
 
@@ -51,7 +51,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(runner: Runner, monkey
     limit_memory(runner, monkeypatch, 60)
     with caplog.at_level(logging.WARNING, "echo_core"):
         torch.testing.assert_close(runner.run(ROWS), expected, atol=1e-5, rtol=0)
-    assert runner.budget <= 58
+    assert runner.budget.tokens <= 58
     assert "out of memory with 116 tokens in a batch; going on with 58" in caplog.text, (
         "of 123, the first, which all seven rows share, left out"
     )
@@ -59,10 +59,11 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(runner: Runner, monkey
 
 def test_batches_planned_before_the_memory_ran_out_do_not_halve_the_budget_again(runner: Runner, monkeypatch):
     """The budget halved once for every batch of the old size that was still in line, down to one row at a time."""
+    step = runner.planner.step(ROWS)
     limit_memory(runner, monkeypatch, 105)
     for _ in range(6):
-        runner.run(ROWS)
-    assert runner.budget >= 50
+        runner.execute(step)
+    assert runner.budget.tokens >= 50
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error_with_the_way_out(runner: Runner, monkeypatch):

@@ -10,40 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from step_runners import BAD, Model, row, scheduler_of, values
 from torch import Tensor
 
-import echo_core.engine.scheduler
+import echo_core.engine.thread_policy
+import echo_core.engine.worker
 from echo_core import EchoEncoder, Runtime
 from echo_core.engine.decoder import Decoder
-from echo_core.engine.scheduler import Scheduler
 from echo_core.text.rows import Row, Span
-
-BAD = 999
-
-
-def row(first: int, length: int = 3, spans: int = 1) -> Row:
-    return Row(np.array([first] * length), tuple(Span(i, 0, length) for i in range(spans)))
-
-
-class Model:
-    """Gives each span the row's first id; fails on BAD; waits while the gate is shut."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.threads: list[threading.Thread] = []
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def run(self, rows: Sequence[Row]) -> Tensor:
-        self.batches.append([int(r.ids[0]) for r in rows])
-        assert self.gate.wait(10)
-        if BAD in self.batches[-1]:
-            raise RuntimeError("bad row")
-        return torch.tensor([[float(r.ids[0])] for r in rows for _ in r.spans])
-
-
-def values(job) -> list[int]:
-    return [int(x) for x in job.result()[:, 0]]
 
 
 @given(
@@ -52,7 +26,7 @@ def values(job) -> list[int]:
 )
 def test_every_job_gets_its_own_spans_in_its_own_order(jobs: list[list[tuple[int, int]]], budget: int):
     model = Model()
-    scheduler = Scheduler(model.run, lambda: budget)
+    scheduler = scheduler_of(model.run, budget)
     names = iter(range(100_000))
     rows = [[row(next(names) % BAD, length, spans) for length, spans in job] for job in jobs]
     submitted = [scheduler.submit(job) for job in rows]
@@ -62,7 +36,7 @@ def test_every_job_gets_its_own_spans_in_its_own_order(jobs: list[list[tuple[int
 
 def test_calls_that_arrive_while_the_model_works_share_a_batch():
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 100)
+    scheduler = scheduler_of(model.run, 100)
     model.gate.clear()
     first = scheduler.submit([row(0)])
     while not model.batches:
@@ -75,7 +49,7 @@ def test_calls_that_arrive_while_the_model_works_share_a_batch():
 
 def test_a_shared_batch_keeps_the_budget():
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 10)
+    scheduler = scheduler_of(model.run, 10)
     model.gate.clear()
     jobs = [scheduler.submit([row(i, length)]) for i, length in enumerate([3, 3, 3, 5, 3, 3])]
     model.gate.set()
@@ -94,7 +68,7 @@ def begin_with(name: int, prefix: int) -> Row:
 def test_calls_share_a_batch_by_what_they_have_besides_their_common_beginning(names: list[int], together: int):
     """Each has 42 tokens, 41 of which rows of the same name have in common: beside a row of another name they count in full."""
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 10, packed=True)
+    scheduler = scheduler_of(model.run, 10, packed=True)
     model.gate.clear()
     first = scheduler.submit([row(0)])
     while not model.batches:
@@ -108,7 +82,7 @@ def test_calls_share_a_batch_by_what_they_have_besides_their_common_beginning(na
 
 def test_a_small_call_does_not_wait_for_all_of_a_large_one():
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 9)
+    scheduler = scheduler_of(model.run, 9)
     model.gate.clear()
     large = scheduler.submit([row(1) for _ in range(300)])
     small = scheduler.submit([row(2)])
@@ -120,7 +94,7 @@ def test_a_small_call_does_not_wait_for_all_of_a_large_one():
 
 def test_a_failing_job_does_not_fail_those_that_share_its_batch():
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 100)
+    scheduler = scheduler_of(model.run, 100)
     model.gate.clear()
     jobs = [scheduler.submit([row(name)]) for name in (0, 1, BAD, 3)]
     model.gate.set()
@@ -131,7 +105,7 @@ def test_a_failing_job_does_not_fail_those_that_share_its_batch():
 
 def test_a_job_that_failed_is_not_run_on():
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 3)
+    scheduler = scheduler_of(model.run, 3)
     job = scheduler.submit([row(BAD), *(row(i) for i in range(50))])
     with pytest.raises(RuntimeError):
         job.result()
@@ -145,7 +119,7 @@ def test_a_listener_that_fails_gives_its_caller_the_error_and_harms_nobody_else(
     def listener(batch: Sequence[int]) -> None:
         raise BrokenPipeError("stderr is gone")
 
-    scheduler = Scheduler(Model().run, lambda: 100)
+    scheduler = scheduler_of(Model().run, 100)
     with pytest.raises(BrokenPipeError):
         scheduler.submit([row(1)], listener).result()
     assert values(scheduler.submit([row(2)])) == [2]
@@ -153,24 +127,24 @@ def test_a_listener_that_fails_gives_its_caller_the_error_and_harms_nobody_else(
 
 def test_a_job_without_rows_does_not_stop_the_others():
     """The thread fell over it, and every later call waited for ever."""
-    scheduler = Scheduler(Model().run, lambda: 100)
+    scheduler = scheduler_of(Model().run, 100)
     scheduler.submit([])
     assert values(scheduler.submit([row(2)])) == [2]
 
 
 def test_the_listener_hears_of_every_row_once():
     heard: list[int] = []
-    scheduler = Scheduler(Model().run, lambda: 7)
+    scheduler = scheduler_of(Model().run, 7)
     scheduler.submit([row(i, 1 + i % 3) for i in range(20)], heard.extend).result()
     assert sorted(heard) == list(range(20))
 
 
 def test_an_interrupted_wait_drops_the_rest_of_the_job(monkeypatch):
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 3)
+    scheduler = scheduler_of(model.run, 3)
     model.gate.clear()
     job = scheduler.submit([row(1) for _ in range(1000)])
-    monkeypatch.setattr(job._future, "result", lambda timeout=None: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(job._outcome, "wait", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         job.result()
     model.gate.set()
@@ -180,7 +154,7 @@ def test_an_interrupted_wait_drops_the_rest_of_the_job(monkeypatch):
 
 def test_a_call_alone_does_not_wait_for_company():
     model = Model()
-    scheduler = Scheduler(model.run, lambda: 100)
+    scheduler = scheduler_of(model.run, 100)
     values(scheduler.submit([row(0)]))
     started = time.perf_counter()
     for i in range(50):
@@ -195,15 +169,15 @@ def test_the_thread_lives_on_whatever_the_model_raises():
     def run(rows: Sequence[Row]) -> Tensor:
         raise Odd
 
-    scheduler = Scheduler(run, lambda: 10)
+    scheduler = scheduler_of(run, 10)
     for _ in range(3):
         with pytest.raises(Odd):
             scheduler.submit([row(1)]).result()
 
 
 def test_the_thread_ends_after_a_while_without_work_and_keeps_nothing_alive(monkeypatch):
-    monkeypatch.setattr(echo_core.engine.scheduler, "IDLE", 0.01)
-    scheduler = Scheduler(Model().run, lambda: 10)
+    monkeypatch.setattr(echo_core.engine.worker, "IDLE", 0.01)
+    scheduler = scheduler_of(Model().run, 10)
     for _ in range(3):
         values(scheduler.submit([row(1)]))
         time.sleep(0.05)
@@ -222,40 +196,40 @@ def threads_of(model: Model) -> Callable[[Sequence[Row]], Tensor]:
 
 @pytest.fixture
 def every_call_is_large(monkeypatch):
-    monkeypatch.setattr(echo_core.engine.scheduler, "LARGE", 1)
+    monkeypatch.setattr(echo_core.engine.thread_policy, "LARGE", 1)
 
 
 def test_small_calls_do_not_make_the_main_thread_begin_to_work_itself():
     """After a server's first query its main thread had a team of OpenMP threads, and the thread that served all others ran 1.4 times as long."""
     model = Model()
-    scheduler = Scheduler(threads_of(model), lambda: 1000, main_thread_works=True)
-    for length in (3, echo_core.engine.scheduler.LARGE, 3):
+    scheduler = scheduler_of(threads_of(model), 1000, main_thread_works=True)
+    for length in (3, echo_core.engine.thread_policy.LARGE, 3):
         values(scheduler.submit([row(1, length)]))
-        time.sleep(3 * echo_core.engine.scheduler.IDLE)  # until the thread has ended
+        time.sleep(3 * echo_core.engine.worker.IDLE)  # until the thread has ended
     assert [thread.name for thread in model.threads] == ["echo-model", "MainThread", "MainThread"]
 
 
 @pytest.mark.usefixtures("every_call_is_large")
 def test_alone_the_main_thread_runs_its_own_batches():
     model = Model()
-    scheduler = Scheduler(threads_of(model), lambda: 3, main_thread_works=True)
+    scheduler = scheduler_of(threads_of(model), 3, main_thread_works=True)
     jobs = [scheduler.submit([row(i), row(i)]) for i in range(3)]
     assert [values(job) for job in jobs] == [[i, i] for i in range(3)]
     assert set(model.threads) == {threading.main_thread()}
-    assert not scheduler._jobs
+    assert scheduler._queue.count() == 0
 
 
 @pytest.mark.usefixtures("every_call_is_large")
 def test_the_main_thread_hands_its_work_over_as_soon_as_another_thread_has_some():
     model = Model()
-    scheduler = Scheduler(threads_of(model), lambda: 3, main_thread_works=True)
+    scheduler = scheduler_of(threads_of(model), 3, main_thread_works=True)
     other: list[list[int]] = []
     second = threading.Thread(target=lambda: other.append(values(scheduler.submit([row(7)] * 5))))
 
     def on_batch(batch: Sequence[int]) -> None:
         if 1 in batch:
             second.start()
-            while not scheduler._others:
+            while not scheduler._worker.is_alive():
                 time.sleep(0.001)
 
     assert values(scheduler.submit([row(i) for i in range(50)], on_batch)) == list(range(50))
@@ -267,7 +241,7 @@ def test_the_main_thread_hands_its_work_over_as_soon_as_another_thread_has_some(
 
 def test_other_threads_never_run_the_model_themselves():
     model = Model()
-    scheduler = Scheduler(threads_of(model), lambda: 100, main_thread_works=True)
+    scheduler = scheduler_of(threads_of(model), 100, main_thread_works=True)
     callers = [threading.Thread(target=lambda: values(scheduler.submit([row(1)]))) for _ in range(8)]
     for caller in callers:
         caller.start()
@@ -286,7 +260,7 @@ def test_an_interrupt_in_the_main_threads_own_batch_ends_its_job_and_nothing_els
             raise next(interrupts)
         return model.run(rows)
 
-    scheduler = Scheduler(run, lambda: 3, main_thread_works=True)
+    scheduler = scheduler_of(run, 3, main_thread_works=True)
     waiting = scheduler.submit([row(1)])
     with pytest.raises(KeyboardInterrupt):
         scheduler.submit([row(5) for _ in range(100)]).result()
@@ -296,12 +270,12 @@ def test_an_interrupt_in_the_main_threads_own_batch_ends_its_job_and_nothing_els
 
 
 @pytest.mark.usefixtures("every_call_is_large")
-def test_a_forked_child_leaves_the_work_to_a_thread(monkeypatch):
+def test_a_forked_child_leaves_the_work_to_a_thread():
     """It has none of the OpenMP threads that torch in its main thread would wait for, for ever."""
     model = Model()
-    scheduler = Scheduler(threads_of(model), lambda: 3, main_thread_works=True)
+    scheduler = scheduler_of(threads_of(model), 3, main_thread_works=True)
     values(scheduler.submit([row(1)]))
-    monkeypatch.setattr(echo_core.engine.scheduler.os, "getpid", lambda: -1)
+    scheduler.renew()
     values(scheduler.submit([row(1)]))
     assert [thread.name for thread in model.threads] == ["MainThread", "echo-model"]
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 import echo_core.engine.threads
-from echo_core.engine.threads import ForkSafe, Outcome, in_thread_of_its_own, load_lock, process_lock, start_thread
+from echo_core.engine.threads import ForkSafeLock, Outcome, in_thread_of_its_own, load_lock, process_lock, start_thread
+from echo_core.errors import ModelError
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which Windows does not have")
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -106,7 +107,7 @@ def test_a_fork_does_not_wait_for_ever_for_a_load_that_hangs(monkeypatch):
 @needs_fork
 @forks
 def test_threads_that_fork_at_the_same_time_do_not_hinder_each_other():
-    states = [ForkSafe(fork_waits=True) for _ in range(8)]
+    states = [ForkSafeLock(fork_waits=True) for _ in range(8)]
     right: list[bool] = []
     threads = [threading.Thread(target=lambda: right.append(passes_in_child(lambda: True))) for _ in range(6)]
     for thread in threads:
@@ -125,7 +126,7 @@ def test_a_fork_by_the_thread_that_holds_the_lock_does_not_wait():
 
 
 def test_what_is_made_in_a_thread_of_its_own_is_handed_over_and_so_are_its_errors():
-    """A model tried out in the caller's thread left a second team of OpenMP threads, which slowed every batch by 1.4."""
+    """A model tried out in the caller's thread left it a team of OpenMP threads, and every batch took 1.4 times as long."""
     assert in_thread_of_its_own(threading.current_thread) is not threading.current_thread()
     with pytest.raises(ZeroDivisionError):
         in_thread_of_its_own(lambda: 1 // 0)
@@ -167,3 +168,10 @@ def test_a_started_thread_runs_under_its_name():
     start_thread(lambda: outcome.set(threading.current_thread().name), "echo-test", outcome.fail)
     assert outcome.wait(10)
     assert outcome.get() == "echo-test"
+
+
+def test_what_begins_while_the_interpreter_exits_is_an_error_that_says_so(monkeypatch):
+    """transformers said "cannot schedule new futures after interpreter shutdown"."""
+    monkeypatch.setattr(echo_core.engine.threads, "is_exiting", lambda: True)
+    with pytest.raises(ModelError, match="must be loaded before the main thread ends"):
+        in_thread_of_its_own(lambda: 1)

@@ -1,0 +1,47 @@
+"""How many tokens a step may cost at present: halved when memory runs out, and grown back after a time without."""
+
+from __future__ import annotations
+
+import torch
+
+PATIENCE = 16  # full steps that must go well before the budget is doubled again; twice as many after each further lack
+MOST_PATIENCE = 4096
+
+# What torch and its libraries say where no more memory is to be had, besides torch.OutOfMemoryError and MemoryError.
+_SAYINGS = (
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",
+    "DefaultCPUAllocator",
+    "enforce fail at alloc_cpu",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if the error says that there was not enough memory, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+
+
+class Budget:
+    """The tokens that a step may cost. Only whoever holds the runner's lock may change it."""
+
+    def __init__(self, chosen: int) -> None:
+        """``chosen``: what it is at first, and at most."""
+        self.chosen = self.tokens = chosen
+        self._patience, self._went_well = PATIENCE // 2, 0  # doubled when memory runs out
+
+    def after_running_out(self, cost: int) -> None:
+        """Lower it to half of what a step cost that did not fit."""
+        self.tokens = max(1, min(self.tokens, cost // 2))
+        self._patience, self._went_well = min(2 * self._patience, MOST_PATIENCE), 0
+
+    def after_success(self, cost: int) -> None:
+        """Double it, to what was chosen at most, once enough steps have gone well that used more than half of it."""
+        if self.tokens == self.chosen or 2 * cost <= self.tokens:
+            return
+        self._went_well += 1
+        if self._went_well >= self._patience:
+            self.tokens, self._went_well = min(self.chosen, 2 * self.tokens), 0
