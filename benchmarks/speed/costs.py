@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.speed.shapes import Shape
-from echo_core.engine.batches import group_rows
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.runner import Runner
 from echo_core.text.rows import Row
@@ -36,5 +35,6 @@ def padding_sorted(lengths: Sequence[int], rows: int) -> float:
 
 def tokens_laid_out(runner: Runner[Decoder], rows: Sequence[Row]) -> int:
     """Tokens that our encoder runs for these rows, padding included, what a batch's rows share counted once."""
-    batches = [[rows[i] for i in batch] for batch in group_rows(rows, runner.budget, runner.packed)]
-    return sum(runner._lay_out(batch, runner._prefix_of(batch)).ids.numel() for batch in batches)
+    groups = runner.planner.group(rows, runner.budget.tokens)
+    steps = (runner.planner.step([rows[i] for i in group]) for group in groups)
+    return sum(runner.lay_out(step).ids.numel() for step in steps)

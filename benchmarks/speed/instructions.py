@@ -34,7 +34,7 @@ def instruction_cost(setting: Setting, counts: Sequence[int] = WORDS, texts: int
     for count in counts:
         instruction = " ".join(sample_words(count, seed=9))
         kept, again = (echo_encoder(setting, TEMPLATE, instruction=instruction) for _ in range(2))
-        again._engine.runner._prefix_cache = PrefixCache(allowed=False)
+        again._engine.runner.prefix_cache = PrefixCache(allowed=False)
         for name, call in calls.items():
             ways = {"kept": kept, "in each batch": again, "left out": bare}
             timings = in_turns({way: partial(call, encoder) for way, encoder in ways.items()}, setting.repeats)

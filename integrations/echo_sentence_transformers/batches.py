@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from echo_core.engine.architecture import long_rows_from
-from echo_core.engine.batches import Batch, group_rows, to_device
+from echo_core.engine.batches import Batch, to_device
 from echo_core.engine.memory import Widths, choose_budget
 from echo_core.engine.runner import Runner
 from echo_core.errors import NotFiniteError
@@ -66,10 +66,8 @@ def _pool_distinct(runner: Runner[_States], rows: Sequence[Row]) -> Tensor:
         where.append(places.setdefault((row.ids.tobytes(), row.spans[0].start), len(distinct)))
         if where[-1] == len(distinct):
             distinct.append(row)
-    batches = group_rows(distinct, runner.budget, runner.packed)
-    pooled = torch.cat([runner.run([distinct[i] for i in batch]) for batch in batches])
-    order = torch.tensor([i for batch in batches for i in batch]).argsort()
-    return pooled[order[torch.tensor(where)].to(pooled.device)]
+    pooled = runner.run(distinct)
+    return pooled[torch.tensor(where).to(pooled.device)]
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_states_without_unit_length_are_the_oracles_too(tiny_llama: Path):
 def test_order_company_and_repetition_change_no_vector(texts: list[str], budget: int):
     """The heart of batching: any composition of a call gives every text the vector that it gets alone."""
     encoder = _BATCHING["encoder"]
-    encoder._engine.runner.budget = budget  # its own encoder: no other test sees it
+    encoder._engine.runner.budget.tokens = budget  # its own encoder: no other test sees it
     vectors = encoder.encode_documents(texts)
     expected = np.stack([_BATCHING["vectors"][text] for text in texts])
     assert np.abs(vectors - expected).max() <= 1e-5

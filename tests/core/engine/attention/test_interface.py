@@ -166,7 +166,7 @@ def end_to_end(runner, lengths, begin=0):
 
 
 def lay_out(runner, rows):
-    return runner._lay_out(rows, runner._prefix_of(rows))
+    return runner.lay_out(runner.planner.step(rows))
 
 
 @pytest.mark.parametrize("begin", [9, 80])
