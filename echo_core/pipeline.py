@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from echo_core.config import EchoConfig
 from echo_core.engine.pooling import POOLERS
-from echo_core.engine.scheduler import Job, Scheduler
+from echo_core.engine.jobs import Job
+from echo_core.engine.scheduler import Scheduler
 from echo_core.errors import NotFiniteError, TextError
 from echo_core.methods.explanation import Said
 from echo_core.methods.finish import Vectors, finish, finish_parts, first_not_finite, join_spans

@@ -66,8 +66,8 @@ def pack_rows(rows: Sequence[Row], shared: int = 0, rounded: bool = False, prefi
 def round_up(size: int, digits: int = 6) -> int:
     """The next number that is 0 after its first binary digits; with six at most 3 % more.
 
-    There are then 32 sizes from any number to its double. oneDNN writes machine code for each size of a product on a CPU,
-    0.4 ms and 0.4 MB each, and keeps a thousand of them (LOG.md).
+    There are then 32 sizes from any number to its double. oneDNN writes machine code for each size of a product on a
+    CPU, 0.4 ms and 0.4 MB each, and keeps a thousand of them (LOG.md).
     """
     step = 1 << max(0, size.bit_length() - digits)
     return -(-size // step) * step
@@ -80,7 +80,7 @@ def place_spans(rows: Sequence[Row], starts: Sequence[int]) -> tuple[tuple[int, 
 
 
 def place_slots(rows: Sequence[Row], starts: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Each row's slots as (slot, last position of the row), where the rows start at ``starts`` in the positions laid flat."""
+    """Each row's slots as (slot, last position of the row), where the rows start as in ``place_spans``."""
     placed = zip(rows, starts, strict=True)
     return tuple((start + slot, start + len(row.ids) - 1) for row, start in placed for slot in row.slots)
 

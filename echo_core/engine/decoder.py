@@ -204,9 +204,9 @@ class Decoder:
 
     def _pruned(self, batch: Batch) -> AbstractContextManager[None]:
         pruning = self.prepare().pruning
-        if pruning is None or batch.ids.numel() < WORTH:
+        if pruning is None:
             return nullcontext()
-        return pruning.only_for(batch, self.device)
+        return pruning.only_for(batch if batch.ids.numel() >= WORTH else None, self.device)
 
     def _pass_of(self, batch: Batch) -> Callable[[], Tensor]:
         return self._pass(to_device(batch.ids, self.device), batch.lengths, batch.shared, batch.prefix)

@@ -1,7 +1,7 @@
 """Calls that wait for the model, and whose turn it is. Knows neither model nor threads, but its lock.
 
-A step is chosen and its vectors are taken by whoever holds the runner's lock, and nothing is taken out of a job before its
-vectors are there: whatever happens in between, the next who chooses finds the same.
+A step is chosen and its vectors are taken by whoever holds the runner's lock, and nothing is taken out of a job before
+its vectors are there: whatever happens in between, the next who chooses finds the same.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ class Share:
 class JobQueue:
     """Jobs in the order of their turns.
 
-    A job that has more to do goes to the end after each step. Those that come later pass before it once, so that a small
-    call waits for the step under way and not for one more of a large call; then it is the large one's turn again.
+    A job that has more to do goes to the end after each step. Those that come later pass before it once, so that a
+    small call waits for the step under way and not for one more of a large call; then it is the large one's turn again.
     """
 
     def __init__(self, planner: Planner) -> None:

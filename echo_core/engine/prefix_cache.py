@@ -1,8 +1,8 @@
 """What rows begin with, run once: its keys and values in every layer are kept for later batches and later calls.
 
 Under causal attention the states of a row's first tokens do not depend on what follows. So an instruction, in-context
-examples or a chunk's surroundings, said before every text, cost their tokens once and not in each batch. A few tokens are
-not worth it: they run along in each batch.
+examples or a chunk's surroundings, said before every text, cost their tokens once and not in each batch. A few tokens
+are not worth it: they run along in each batch.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _copy(states: Tensor) -> Tensor:
 
 
 class PrefixCache:
-    """The prefixes that a model keeps, the one used last at the end. Only whoever holds the runner's lock may change it."""
+    """The prefixes that a model keeps, the one used last at the end; for whoever holds the runner's lock."""
 
     def __init__(self, allowed: bool = True) -> None:
         """An empty cache; one that stays empty if not ``allowed``."""

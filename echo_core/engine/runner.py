@@ -1,8 +1,8 @@
 """Rows to pooled vectors: a step is laid out, run and pooled, and halved when memory runs out.
 
 Whoever has rows and a model can use a ``Runner``: ``runner.run(rows)`` gives their vectors in the calling thread. Many
-callers share one through a ``Scheduler``, which plans the steps and has them executed. The runner's lock is held by whoever
-runs a step, so that no two threads are ever in the model at once.
+callers share one through a ``Scheduler``, which plans the steps and has them executed. The runner's lock is held by
+whoever runs a step, so that no two threads are ever in the model at once.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class Runner(Generic[Model]):
     def lay_out(self, step: Step) -> Batch:
         """The rows end to end if the model can, without what is kept of their prefix, else with it once.
 
-        On a CPU the tokens are rounded up. Rounding fills after the last row, at position 0: a longer row could end beyond
-        the model's positions.
+        On a CPU the tokens are rounded up. Rounding fills after the last row, at position 0: a longer row could end
+        beyond the model's positions.
         """
         rows, on_cpu = step.rows, self.decoder.device.type == "cpu"
         if not self.planner.packed:

@@ -1,8 +1,8 @@
 """Many concurrent calls share one model: schedule, run, postprocess, one step after the other, small calls together.
 
-A call alone never waits: its rows run at once. While they run, whatever arrives is collected, and the next step takes as
-many callers along as the budget holds. Only after a step that served several callers does the thread wait, at most ``WAIT``
-seconds, for as many to come back. Large calls take turns with all others after every step, so nobody starves.
+A call alone never waits: its rows run at once. While they run, whatever arrives is collected, and the next step takes
+as many callers along as the budget holds. Only after a step that served several callers does the thread wait, at most
+``WAIT`` seconds, for as many to come back. Large calls take turns with all others after every step, so nobody starves.
 Which thread runs them, ``thread_policy.py`` says.
 """
 
@@ -77,7 +77,7 @@ class Scheduler(ForkSafe):
         return job
 
     def _attend(self, job: Job) -> None:
-        """Run the job, if that is for its caller to do, until another thread has a job too; else see that a thread does."""
+        """Run the job, if its caller shall, until another thread has one too; else see that a thread does."""
         if job.queue is not self._queue:  # it was submitted before this process was forked
             job.renew()
             self._queue.put(job)

@@ -1,4 +1,4 @@
-"""Rows to steps: which rows run together, what all of them begin with, and what they cost the device. No model is touched.
+"""Rows to steps: which rows run together, what all of them begin with, and what they cost the device.
 
 A call's rows are sorted by length and cut by a budget of tokens, so that little is padding and memory peaks at once.
 Where rows are laid end to end, what all rows of a step begin with runs once, and does not count.
@@ -71,13 +71,11 @@ class Planner:
     long_from: int | None = None  # rows of so many tokens and shorter ones never share a step; None: all rows may
 
     def group(self, rows: Sequence[Row], budget: int) -> list[list[int]]:
-        """The indices of rows, grouped to steps of at most ``budget`` tokens, the longest rows first; no row: no group."""
+        """The indices of rows, grouped to steps of at most ``budget`` tokens, the longest rows first."""
         kinds = sorted({self._is_long(row) for row in rows}, reverse=True)
         groups: list[list[int]] = []
         for kind in kinds:
-            places = (
-                [i for i, row in enumerate(rows) if self._is_long(row) is kind] if len(kinds) > 1 else range(len(rows))
-            )
+            places = [i for i, row in enumerate(rows) if self._is_long(row) is kind]
             found = group_rows([rows[i] for i in places], budget, self.packed)
             groups += [[places[i] for i in group] for group in found]
         return groups
@@ -109,7 +107,7 @@ class Planner:
 
 
 def group_rows(rows: Sequence[Row], budget: int, packed: bool = False) -> list[list[int]]:
-    """The indices of rows, grouped as by ``plan_batches``; what all rows begin with does not count where they are packed."""
+    """The indices of rows, grouped as by ``plan_batches``; of packed rows, what all begin with does not count."""
     shared = shared_tokens(rows) if packed else 0
     return plan_batches([len(row.ids) - shared for row in rows], budget, packed)
 
@@ -117,8 +115,9 @@ def group_rows(rows: Sequence[Row], budget: int, packed: bool = False) -> list[l
 def plan_batches(lengths: Sequence[int], budget: int, packed: bool = False) -> list[list[int]]:
     """The indices of rows, grouped so that a batch stays within ``budget`` tokens; the longest first.
 
-    A row longer than the budget is a batch of its own. No row: no batch. ``packed``: rows will be laid end to end, so that
-    padding costs nothing; the batches are then about equal, as full ones and a rest would be of more sizes (``round_up``).
+    A row longer than the budget is a batch of its own. No row: no batch. ``packed``: rows will be laid end to end, so
+    that padding costs nothing; the batches are then about equal, as full ones and a rest would be of more sizes
+    (``round_up``).
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     count = -(-sum(lengths) // budget)
@@ -130,7 +129,7 @@ def plan_batches(lengths: Sequence[int], budget: int, packed: bool = False) -> l
 
 
 def _cut(order: Sequence[int], lengths: Sequence[int], budget: int, packed: bool, count: int) -> list[list[int]]:
-    """Batches of rows in this order, within the budget; packed ones are ``count`` parts, as equal as whole rows allow."""
+    """Batches of rows in this order, within the budget; packed ones are about ``count`` parts of equal size."""
     batches: list[list[int]] = []
     left, part, size = sum(lengths), 0.0, BatchSize(packed)
     for index in order:

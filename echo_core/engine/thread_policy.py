@@ -1,11 +1,12 @@
 """Which thread runs the model: the scheduler's own, or the caller's.
 
-On a CPU the main thread runs its own large calls, for as long as it is alone. Each thread that runs torch keeps a team of
-OpenMP threads, and where two teams are alive the second waits asleep at every barrier: in a program that also runs another
-model in its main thread each batch would take 1.4 times as long (2 cores, LOG.md). For the same reason small calls, such as
-a server's first query to warm up, do not make it begin.
+On a CPU the main thread runs its own large calls, for as long as it is alone. Each thread that runs torch keeps a team
+of OpenMP threads, and where two teams are alive the second waits asleep at every barrier: in a program that also runs
+another model in its main thread each batch would take 1.4 times as long (2 cores, LOG.md). For the same reason small
+calls, such as a server's first query to warm up, do not make it begin.
 
-While the interpreter exits every caller runs its own calls: a thread that is started then may be killed inside of torch.
+While the interpreter exits every caller runs its own calls: a thread that is started then may be killed inside of
+torch.
 """
 
 from __future__ import annotations

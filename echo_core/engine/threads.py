@@ -1,8 +1,8 @@
 """What belongs to the process and not to an object: locks, threads and pools, and how a forked child gets its own.
 
 A child has only the thread that forked. A lock that another thread held would stay locked in it for ever, and what that
-thread was changing would stay half-changed. So every lock and every piece of state that threads share is a ``ForkSafe``:
-a fork waits for loads and batches, which must not be cut in two, and the child gets all of it anew.
+thread was changing would stay half-changed. So every lock and every piece of state that threads share is a
+``ForkSafe``: a fork waits for loads and batches, which must not be cut in two, and the child gets all of it anew.
 """
 
 from __future__ import annotations
@@ -86,23 +86,23 @@ _loading = ForkSafeLock(fork_waits=True)
 
 
 def process_lock(name: str) -> threading.RLock:
-    """The re-entrant lock of this name in this process, for ``with process_lock(name):``; free in a forked child."""
+    """The re-entrant lock of a name in this process, to be taken by ``with``; it is free in a forked child."""
     return _named.setdefault(name, ForkSafeLock()).lock
 
 
 def load_lock() -> threading.RLock:
-    """The lock that whoever imports transformers or loads a model holds: ``with load_lock():``.
+    """The re-entrant lock that whoever imports transformers or loads a model holds, with a ``with`` statement.
 
-    transformers' lazy imports are not thread-safe, and while it loads torch's default dtype is another one for the whole
-    process. A fork waits for the lock, as a module that is half imported can never be imported in the child. Do not hold
-    it while you wait for ``in_thread_of_its_own``: the thread there may want it too.
+    transformers' lazy imports are not thread-safe, and while it loads torch's default dtype is another one for the
+    whole process. A fork waits for the lock, as a module that is half imported can never be imported in the child. Do
+    not hold it while you wait for ``in_thread_of_its_own``: the thread there may want it too.
     """
     return _loading.lock
 
 
 _exiting: list[bool] = []
-# Private in threading, which has no other call before the process waits for its threads. A main thread must not be asked
-# whether it is alive: up to Python 3.12 a signal's exception in the answer marks it as ended.
+# Private in threading, which has no other call before the process waits for its threads. A main thread must not be
+# asked whether it is alive: up to Python 3.12 a signal's exception in the answer marks it as ended.
 getattr(threading, "_register_atexit", atexit.register)(lambda: _exiting.append(True))
 
 
@@ -117,8 +117,8 @@ def is_exiting() -> bool:
 def start_thread(work: Callable[[], object], name: str, failed: Callable[[BaseException], None]) -> None:
     """Start a thread that the process waits for at its end, even if the caller is a daemon; return at once.
 
-    A signal's exception inside ``Thread.start`` leaves half a thread: one that never runs, or that nobody knows. Signals
-    only come to the main thread, so another one, made by a single call of C, starts it.
+    A signal's exception inside ``Thread.start`` leaves half a thread: one that never runs, or that nobody knows.
+    Signals only come to the main thread, so another one, made by a single call of C, starts it.
 
     Args:
         work: what the thread does.
@@ -176,8 +176,8 @@ class Outcome(Generic[Result]):
 def in_thread_of_its_own(make: Callable[[], Result]) -> Result:
     """What ``make`` gives, called in a thread that then ends; its errors are raised here.
 
-    For loading a model, which is tried out then: the caller's thread shall not be left with a team of OpenMP threads that
-    others' batches would have to share the cores with (see ``scheduler.py``).
+    For loading a model, which is tried out then: the caller's thread shall not be left with a team of OpenMP threads
+    that others' batches would have to share the cores with (see ``scheduler.py``).
 
     Raises:
         ModelError: the interpreter is exiting.

@@ -1,4 +1,4 @@
-"""The model's own thread: started when there is work, ended after a while without, replaced where it died; never two."""
+"""The model's own thread: started when there is work, ended after a while without, replaced if it died; never two."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Worker:
     def ensure(self, turn: Callable[[], int]) -> None:
         """See that the thread is there, or soon will be; call it after a job was put into the queue.
 
-        It may be interrupted anywhere: the thread says itself that it is there. Of several that were started at once, one
-        stays.
+        It may be interrupted anywhere: the thread says itself that it is there. Of several that were started at once,
+        one stays.
 
         Args:
             turn: what the thread does again and again; gives the number of callers that it served.

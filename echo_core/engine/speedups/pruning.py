@@ -74,9 +74,12 @@ class Pruning:
             hook.remove()
 
     @contextmanager
-    def only_for(self, batch: Batch, device: torch.device) -> Iterator[None]:
-        """Inside, and in this thread, the modules take only the tokens that the batch's spans pool."""
-        self._thread.current = pooled_tokens(batch).to(device)
+    def only_for(self, batch: Batch | None, device: torch.device) -> Iterator[None]:
+        """Inside, and in this thread, the modules take only the tokens that the batch's spans pool; all without a batch.
+
+        Always enter it, before each pass: a second Ctrl-C can cut the end of the pass before short.
+        """
+        self._thread.current = None if batch is None else pooled_tokens(batch).to(device)
         try:
             yield
         finally:

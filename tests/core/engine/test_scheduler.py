@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from step_runners import BAD, Model, row, scheduler_of, values
@@ -66,7 +65,7 @@ def begin_with(name: int, prefix: int) -> Row:
 
 @pytest.mark.parametrize(("names", "together"), [([2, 2, 2, 2], 4), ([2, 3, 3, 3], 3)])
 def test_calls_share_a_batch_by_what_they_have_besides_their_common_beginning(names: list[int], together: int):
-    """Each has 42 tokens, 41 of which rows of the same name have in common: beside a row of another name they count in full."""
+    """Each has 42 tokens, and 41 of them in common with rows of its name; beside a row of another name all count."""
     model = Model()
     scheduler = scheduler_of(model.run, 10, packed=True)
     model.gate.clear()
@@ -114,7 +113,7 @@ def test_a_job_that_failed_is_not_run_on():
 
 
 def test_a_listener_that_fails_gives_its_caller_the_error_and_harms_nobody_else():
-    """An error of the progress bar (a closed stderr) killed the model's thread, and every later call waited for ever."""
+    """An error of the progress bar (a closed stderr) killed the model's thread; every later call waited for ever."""
 
     def listener(batch: Sequence[int]) -> None:
         raise BrokenPipeError("stderr is gone")
@@ -200,7 +199,7 @@ def every_call_is_large(monkeypatch):
 
 
 def test_small_calls_do_not_make_the_main_thread_begin_to_work_itself():
-    """After a server's first query its main thread had a team of OpenMP threads, and the thread that served all others ran 1.4 times as long."""
+    """After a server's first query its main thread had an OpenMP team, and the others' thread was 1.4 times slower."""
     model = Model()
     scheduler = scheduler_of(threads_of(model), 1000, main_thread_works=True)
     for length in (3, echo_core.engine.thread_policy.LARGE, 3):
@@ -282,12 +281,8 @@ def test_a_forked_child_leaves_the_work_to_a_thread():
 
 def test_an_encoder_loads_its_model_in_another_thread_and_runs_it_in_the_main_thread(tiny_llama, monkeypatch):
     threads: list[threading.Thread] = []
-    forward = Decoder.forward
-    monkeypatch.setattr(
-        Decoder,
-        "forward",
-        lambda *args, **kwargs: (threads.append(threading.current_thread()), forward(*args, **kwargs))[1],
-    )
+    run = Decoder._pass
+    monkeypatch.setattr(Decoder, "_pass", lambda *args: (threads.append(threading.current_thread()), run(*args))[1])
     encoder = EchoEncoder(tiny_llama, Runtime(device="cpu"))
     assert threading.main_thread() not in threads
     threads.clear()

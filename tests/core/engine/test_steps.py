@@ -65,7 +65,7 @@ def test_packed_batches_are_filled_up_to_the_budget_by_tokens_without_padding():
 
 
 def begin_alike(prefix: int, lengths: list[int]) -> list[Row]:
-    """Rows whose first tokens are the same, and whose later ones are those of no other row; the span is the last token."""
+    """Rows whose first tokens are the same, and whose later ones no other row has; the span is the last token."""
     ids = [np.concatenate([np.arange(prefix), 1000 * (i + 1) + np.arange(length)]) for i, length in enumerate(lengths)]
     return [Row(row, (Span(i, len(row) - 1, len(row)),)) for i, row in enumerate(ids)]
 

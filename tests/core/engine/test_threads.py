@@ -126,7 +126,7 @@ def test_a_fork_by_the_thread_that_holds_the_lock_does_not_wait():
 
 
 def test_what_is_made_in_a_thread_of_its_own_is_handed_over_and_so_are_its_errors():
-    """A model tried out in the caller's thread left it a team of OpenMP threads, and every batch took 1.4 times as long."""
+    """A model tried out in the caller's thread left it an OpenMP team, and every batch took 1.4 times as long."""
     assert in_thread_of_its_own(threading.current_thread) is not threading.current_thread()
     with pytest.raises(ZeroDivisionError):
         in_thread_of_its_own(lambda: 1 // 0)

@@ -1,4 +1,4 @@
-"""The hand-over of work between callers and the model's thread, cut at every step: never two in the model, never none."""
+"""The hand-over between callers and the model's thread, cut at every step: never two in the model, never none."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def no_hanging(seconds: float = PATIENCE) -> Iterator[None]:
 
 
 class Cut:
-    """A profile function that raises at one event: where CPython itself lets a signal in, after a call or at its begin."""
+    """A profile function that raises at one event: where CPython lets a signal in, after a call or at its begin."""
 
     def __init__(self, at: int, error: BaseException) -> None:
         self.left, self.error, self.fired = at, error, False
@@ -216,7 +216,8 @@ def test_a_thread_that_the_system_refuses_is_an_error_of_the_call(monkeypatch: p
     def refuse(work: Callable[..., object], arguments: tuple[object, ...]) -> int:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="can't start new thread"):
+    with monkeypatch.context() as patch:
         patch.setattr(echo_core.engine.threads._thread, "start_new_thread", refuse)
-        scheduler.submit([row(1)]).result()
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            scheduler.submit([row(1)])
     assert values(scheduler.submit([row(2)])) == [2]

@@ -86,7 +86,7 @@ def test_a_batch_gives_the_vectors_of_each_text_alone(tiny_llama):
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
 def test_rows_laid_end_to_end_give_the_vectors_of_padded_ones(model_folder, family):
     encoder = EchoEncoder(config(model_folder(family), 3), Runtime(device="cpu", dtype="float32", attention="packed"))
-    assert encoder._engine.runner.packed
+    assert encoder._engine.runner.planner.packed
     np.testing.assert_allclose(encoder.encode_documents(TEXTS), encode(model_folder(family), 3), rtol=1e-4, atol=1e-5)
 
 

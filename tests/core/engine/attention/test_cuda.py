@@ -62,7 +62,7 @@ def test_every_family_that_packs_gives_the_vectors_of_the_oracle_on_cuda_s_path(
     with on_cuda():
         encoder = EchoEncoder(EchoConfig(str(folder), query_template="echo", document_template="echo"), FP32)
         vectors = encoder.encode_documents(TEXTS)
-    assert encoder._engine.runner.packed
+    assert encoder._engine.runner.planner.packed
     oracle = open_oracle(folder)
     np.testing.assert_allclose(vectors, [oracle.vector(PIECES["echo"], {"text": text}) for text in TEXTS], atol=2e-5)
 
@@ -77,7 +77,7 @@ def test_rows_after_a_kept_prefix_are_what_each_is_alone(family, apart, model_fo
     monkeypatch.setattr("echo_core.engine.attention.cuda_plan.GATHERED", 60)  # keys of one or two rows
     with on_cuda():
         runner = load_runner(folder, EchoConfig(str(folder)), FP32)
-        assert runner.packed
+        assert runner.planner.packed
         for _ in ("fills the prefix", "is after the prefix"):
             torch.testing.assert_close(runner.run(rows), alone, atol=1e-4, rtol=1e-4)
 
@@ -215,7 +215,7 @@ def test_padding_for_the_kernel_s_sake_warns_of_nothing(tiny_llama, monkeypatch,
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     with caplog.at_level(logging.INFO, "echo_core"):
         runner = load_runner(tiny_llama, EchoConfig(str(tiny_llama)), Runtime(device="cpu", dtype="float32"))
-        assert not runner.packed
+        assert not runner.planner.packed
     (told,) = [record for record in caplog.records if "FlashAttention multiplies" in record.message]
     assert told.levelno == logging.INFO
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
@@ -262,7 +262,7 @@ def run_uncompiled(runner: Runner, rows):
 def test_what_all_rows_begin_with_runs_once_on_a_gpu_too(family, begin, model_folder):
     folder = model_folder(family)
     runner = load_runner(folder, EchoConfig(str(folder)), Runtime(device="cuda", dtype="bfloat16"))
-    assert runner.packed
+    assert runner.planner.packed
     rows = rows_of([21, 141, 3, 8], begin)
     alone = torch.cat([runner.run([row]) for row in rows])
     for _ in range(2):
@@ -277,7 +277,7 @@ def test_varlen_attention_on_a_gpu_gives_the_oracle_s_vectors(family, model_fold
         EchoConfig(str(folder), query_template="echo", document_template="echo"),
         Runtime(device="cuda", dtype="bfloat16"),
     )
-    assert encoder._engine.runner.packed
+    assert encoder._engine.runner.planner.packed
     oracle = np.array([open_oracle(folder).vector(PIECES["echo"], {"text": text}) for text in TEXTS])
     assert (encoder.encode_documents(TEXTS) * oracle).sum(axis=1).min() > 0.99
 

@@ -41,7 +41,7 @@ def test_rows_end_to_end_give_the_vectors_of_the_oracle_and_of_padded_rows(famil
     folder = model_folder(family)
     config = EchoConfig(str(folder), query_template="echo", document_template="echo")
     packed, padded = (EchoEncoder(config, packed_runtime(kind)) for kind in ("packed", "padded"))
-    assert packed._engine.runner.packed
+    assert packed._engine.runner.planner.packed
     vectors = packed.encode_documents(TEXTS)
     oracle = open_oracle(folder)
     np.testing.assert_allclose(vectors, padded.encode_documents(TEXTS), atol=2e-5)
@@ -54,7 +54,7 @@ def test_a_model_that_caps_its_scores_runs_padded_and_says_so_once(family, model
     with caplog.at_level(logging.WARNING, "echo_core"):
         encoder = EchoEncoder(config, packed_runtime())
         vectors = encoder.encode_documents(TEXTS)
-    assert not encoder._engine.runner.packed
+    assert not encoder._engine.runner.planner.packed
     assert [record.message for record in caplog.records if "softcap" in record.message and "padded" in record.message]
     np.testing.assert_allclose(
         vectors, EchoEncoder(config, packed_runtime("padded")).encode_documents(TEXTS), atol=1e-6

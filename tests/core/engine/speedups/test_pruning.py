@@ -136,3 +136,12 @@ def test_pruning_that_changes_pooled_states_is_switched_off(tiny_llama, monkeypa
 
     monkeypatch.setattr("echo_core.engine.speedups.pruning.Pruning", Wrong)
     assert load_decoder(tiny_llama, EchoConfig(str(tiny_llama)), FP32).prepare().pruning is None
+
+
+def test_a_small_batch_runs_whole_after_a_pass_whose_end_was_cut_short_too(tiny_llama):
+    """A second Ctrl-C at the end of a pass left its selection, and the next small batch got its tokens from it."""
+    model = load_decoder(tiny_llama, EchoConfig(str(tiny_llama)), FP32)
+    batch = pad_rows(ROWS)
+    whole = model.states(batch)
+    model.prepare().pruning.only_for(pad_rows(ROWS[:1]), model.device).__enter__()
+    torch.testing.assert_close(model.states(batch), whole)
