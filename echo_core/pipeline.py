@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_core.config import EchoConfig
-from echo_core.engine.pooling import POOLERS
 from echo_core.engine.jobs import Job
+from echo_core.engine.pooling import POOLERS
 from echo_core.engine.scheduler import Scheduler
 from echo_core.errors import NotFiniteError, TextError
 from echo_core.methods.explanation import Said
