@@ -38,7 +38,11 @@ def run_python(example: Example) -> None:
 def compiled(example: Example) -> CodeType:
     """The block's code, with its line numbers in the page; ``await`` may stand at the top."""
     return compile(
-        "\n" * example.line + example.parsed, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+        "\n" * example.line + example.parsed,
+        example.path,
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
     )
 
 

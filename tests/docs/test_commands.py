@@ -11,7 +11,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-EXTRAS = set(re.findall(r'^([a-z0-9-]+) = \[', PYPROJECT.partition("[project.optional-dependencies]")[2].partition("[tool")[0], re.M))
+EXTRAS = set(
+    re.findall(
+        r"^([a-z0-9-]+) = \[", PYPROJECT.partition("[project.optional-dependencies]")[2].partition("[tool")[0], re.M
+    )
+)
 FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
 # A file of the repository, in a command or in code type: `benchmarks/LOG.md`. Names with a placeholder are none.
 _FILE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})/[\w./-]*\.(?:py|md|json|jsonl|txt|yml))(?![\w/])")
