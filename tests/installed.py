@@ -1,4 +1,4 @@
-"""Runs the README's first Python block with the echo-embed that is installed, not with this source tree: `make dist`."""
+"""Runs the README's first Python block with the echo-embed that is installed, not this source tree: `make dist`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def main() -> None:
         exec(block["code"], {})
     if not same_print(block["shown"], printed.getvalue()):
         sys.exit(f"{README.name} shows\n{block['shown']}\nthe installed package printed\n{printed.getvalue()}")
-    print(
-        f"echo-embed {echo_core.__version__}, installed, prints what {README.name} shows:\n{printed.getvalue()}", end=""
-    )
+    sys.stdout.write(f"echo-embed {echo_core.__version__} as installed prints what {README.name} shows:\n")
+    sys.stdout.write(printed.getvalue())
 
 
 if __name__ == "__main__":

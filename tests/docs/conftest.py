@@ -1,4 +1,4 @@
-"""Where the pages' code runs: an empty folder with the sample texts in it, and a Hub of tiny models behind the names."""
+"""Where the pages' code runs: an empty folder with the sample texts, and a Hub of tiny models behind the names."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ def workplace(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     yield tmp_path
     if chroma := sys.modules.get("chromadb.api.shared_system_client"):
-        chroma.SharedSystemClient.clear_system_cache()  # it knows a client by its relative path, which the next page uses too
+        chroma.SharedSystemClient.clear_system_cache()  # it knows a client by its path, which the next page uses too

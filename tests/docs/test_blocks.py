@@ -1,4 +1,4 @@
-"""Every Python block of README and docs runs, in the page's order, and prints what stands in the ```text block after it."""
+"""Every Python block of README and docs runs, in the page's order, and prints what the ```text block after it shows."""
 
 from __future__ import annotations
 
@@ -37,13 +37,8 @@ def run_python(example: Example) -> None:
 
 def compiled(example: Example) -> CodeType:
     """The block's code, with its line numbers in the page; ``await`` may stand at the top."""
-    return compile(
-        "\n" * example.line + example.parsed,
-        example.path,
-        "exec",
-        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-        dont_inherit=True,
-    )
+    source = "\n" * example.line + example.parsed
+    return compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def compare_text(example: Example) -> None:
@@ -55,6 +50,12 @@ def compare_text(example: Example) -> None:
 def check_all_is_shown(namespace: dict[str, object], where: str) -> None:
     printed = namespace.pop(_PRINTED, "")
     assert not printed, f"{where} printed what the page does not show:\n{printed}"
+
+
+def evaluate(document: Document) -> None:
+    for example in document.examples():
+        example.evaluate()
+    check_all_is_shown(document.namespace, "the last block")
 
 
 PARSERS = (CodeBlockParser("python", run_python), CodeBlockParser("text", compare_text))
@@ -85,9 +86,7 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page, workplace)
     document = Document.parse(str(page), *PARSERS)
     if lacking := missing_packages(document):
         pytest.skip(f"not installed: {', '.join(sorted(lacking))}")
-    for example in document.examples():
-        example.evaluate()
-    check_all_is_shown(document.namespace, "the last block")
+    evaluate(document)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -101,13 +100,11 @@ def test_a_page_whose_print_is_another_one_fails(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n")
     with pytest.raises(AssertionError, match=r"printed was\s+2"):
-        for example in Document.parse(str(page), *PARSERS).examples():
-            example.evaluate()
+        evaluate(Document.parse(str(page), *PARSERS))
 
 
 def test_a_page_that_does_not_show_what_it_prints_fails(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```python\nprint(1 + 1)\n```\n\n```python\npass\n```\n")
     with pytest.raises(AssertionError, match="does not show"):
-        for example in Document.parse(str(page), *PARSERS).examples():
-            example.evaluate()
+        evaluate(Document.parse(str(page), *PARSERS))

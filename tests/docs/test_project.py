@@ -65,10 +65,5 @@ def test_the_citation_names_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     paper = citation["preferred-citation"]
     assert paper["url"] == "https://arxiv.org/abs/2402.15449"
-    assert [author["family-names"] for author in paper["authors"]] == [
-        "Springer",
-        "Kotha",
-        "Fried",
-        "Neubig",
-        "Raghunathan",
-    ]
+    names = [author["family-names"] for author in paper["authors"]]
+    assert names == ["Springer", "Kotha", "Fried", "Neubig", "Raghunathan"]
