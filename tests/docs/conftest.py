@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,38 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.fixture(scope="session")
+def files(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what users bring: ``model.gguf``, and ``adapter``, a LoRA adapter of a model of HUB."""
+    folder = tmp_path_factory.mktemp("files")
+    base = build_model(folder / "base", "smollm", "byte_level")
+    if find_spec("gguf"):
+        from tiny_gguf import write_gguf
+
+        write_gguf(base, folder / "model.gguf")
+    if find_spec("peft"):
+        save_adapter("HuggingFaceTB/SmolLM2-135M", hub / "models--HuggingFaceTB--SmolLM2-135M/snapshots/0", folder)
+    return folder
+
+
+def save_adapter(name: str, base: Path, folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    options = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="float32"), options)
+    model.peft_config["default"].base_model_name_or_path = name
+    model.save_pretrained(folder / "adapter")
+
+
 @pytest.fixture
-def workplace(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workplace(hub: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder that a page's code runs in, as if it stood in a clone's root."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for path in (ROOT / "examples", *files.iterdir()):
+        (tmp_path / path.name).symlink_to(path)
     yield tmp_path
     if chroma := sys.modules.get("chromadb.api.shared_system_client"):
         chroma.SharedSystemClient.clear_system_cache()  # it knows a client by its path, which the next page uses too

@@ -20,6 +20,7 @@ from sybil.parsers.markdown import CodeBlockParser
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "text", "console"}  # run; what it prints; commands, which test_commands.py looks at
+READ_BY = {'.gguf")': "gguf", '"adapter")': "peft"}  # what a page opens without an import of its own
 _PRINTED = "__printed__"  # the page's name for what its last block printed and no text block has shown yet
 
 
@@ -71,6 +72,7 @@ def missing_packages(document: Document) -> set[str]:
     nodes = [node for tree in code for node in ast.walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {package for word, package in READ_BY.items() if word in document.text}
     return {name for name in names if not found(name)}
 
 
