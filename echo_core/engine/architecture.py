@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from echo_core.errors import ModelError
+
+_WIDTHS = ("hidden_size", "intermediate_size", "vocab_size")
 
 
 def exact_attention(config: Any) -> str | None:
@@ -27,3 +32,20 @@ def long_rows_from(settings: Any) -> int | None:
 def head_width_of(settings: Any) -> int:
     """How many numbers a head has, d."""
     return int(getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads)
+
+
+def check_sizes(settings: Any, shapes: Sequence[Sequence[int]]) -> None:
+    """Return if weights of these shapes can belong to a model of this config.
+
+    Asked before the model is built, which may take an absurd one minutes and all memory.
+
+    Raises:
+        ModelError: more layers than tensors, or a width beyond every tensor's.
+    """
+    widest = max((size for shape in shapes for size in shape), default=0)
+    most = {"num_hidden_layers": len(shapes), **dict.fromkeys(_WIDTHS, widest)}
+    for name, limit in most.items():
+        size = getattr(settings, name, None)
+        if isinstance(size, int) and not 1 <= size <= limit:
+            rule = f"from 1 to {limit}, as its weights are {len(shapes)} tensors of at most {widest} numbers a side"
+            raise ModelError(f"{name} of the model's config must be {rule}, got {size}; restore its config.json")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from echo_core.config import EchoConfig, Runtime
+from echo_core.engine.architecture import check_sizes
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.device import choose_device, choose_dtype
 from echo_core.engine.speedups.compile import check_compile, compile_layers
@@ -18,6 +20,7 @@ from echo_core.engine.speedups.fp8 import check_fp8, quantize
 from echo_core.engine.speedups.packed_weights import pack
 from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
+from echo_core.identity.weights import weight_files
 
 CHECKS = (check_fp8, check_compile)  # before anything is loaded
 SPEEDUPS = (quantize, pack, compile_layers)  # in this order: a compiled layer has its weights already
@@ -66,8 +69,8 @@ def load_model(folder: str | os.PathLike[str], dtype: torch.dtype, trust_remote_
 def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
     """The base model of a causal language model, without LM head, as ``AutoModel.from_pretrained`` gives it: from safetensors, none missing.
 
-    With ``dtype`` it is loaded in that dtype, not cast: a cast would round the rotary frequencies too. torch's process-wide default dtype, which
-    transformers changes meanwhile, is put back.
+    With ``dtype`` it is loaded in that dtype, not cast: a cast would round the rotary frequencies too. One thread loads
+    at a time, as transformers sets torch's default dtype for the whole process meanwhile, and two would mix it up.
 
     Args:
         name: a folder, or a name on the Hub.
@@ -76,15 +79,15 @@ def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
     Raises:
         ModelError: it cannot be loaded, is an encoder-decoder, or has no safetensors weights, or not all of them.
     """
-    from safetensors import SafetensorError
-
     with load_lock():
         try:
             model, report = _from_pretrained(os.fspath(name), options)
         except ModelError:
             raise
-        except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model in {name} cannot be loaded: {error}") from error
+        except (
+            Exception
+        ) as error:  # a foreign folder may fail in any way, in transformers, huggingface_hub or safetensors
+            raise ModelError(f"model in {name} cannot be loaded: {_reason(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"model in {name} must have all its weights, got none for {missing[:3]}; save it again, whole")
     return model
@@ -99,10 +102,30 @@ def _from_pretrained(name: str, options: dict[str, Any]) -> tuple[Any, dict[str,
     if config.is_encoder_decoder:
         got = f"got {config.model_type!r}, an encoder-decoder"
         raise ModelError(f"model must be a decoder, {got}; use a causal language model")
+    if Path(name).is_dir():
+        check_sizes(config.get_text_config(decoder=True), _tensor_shapes(Path(name)))
     with _quiet_transformers():
         return AutoModel.from_pretrained(  # type: ignore[no-any-return]
             name, config=config, **{**options, "use_safetensors": True, "output_loading_info": True}
         )
+
+
+def _tensor_shapes(folder: Path) -> list[list[int]]:
+    """The shapes of all tensors that the folder's weight files hold, from their headers."""
+    files = weight_files(folder)
+    if not files:
+        raise ModelError(f"model in {folder} must have its weights as model*.safetensors, got none; save it again so")
+    shapes: list[list[int]] = []
+    for path in files:
+        with safe_open(path, "pt") as file:
+            shapes += [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118: no mapping
+    return shapes
+
+
+def _reason(error: Exception) -> str:
+    if "ignore_mismatched_sizes" in str(error):  # transformers points to a report that it has logged
+        return "its config.json and its weights disagree in sizes"
+    return str(error) or type(error).__name__
 
 
 # Options that say where a model's files are found, for its config too.

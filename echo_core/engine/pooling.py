@@ -47,7 +47,11 @@ def pool_spans(states: Tensor, spans: Sequence[tuple[int, int]], pooling: str) -
     places, bags, shares = (to_device(torch.from_numpy(table), states.device) for table in tables)
     pooled = states.index_select(0, places).float()
     return embedding_bag(
-        torch.arange(len(pooled), device=states.device), pooled, bags, mode="sum", per_sample_weights=shares
+        torch.arange(len(pooled), dtype=torch.int64, device=states.device),
+        pooled,
+        bags,
+        mode="sum",
+        per_sample_weights=shares,
     )
 
 

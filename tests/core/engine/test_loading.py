@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ from conftest import ModelFolder
 from oracle import PIECES, open_oracle
 from tiny_models import FAMILIES, LAYERS, WIDTH
 
+from echo_core import EchoEncoder
 from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.batches import pad_rows
 from echo_core.engine.decoder import Decoder
-from echo_core.engine.loading import load_decoder
+from echo_core.engine.loading import load_decoder, load_whole
 from echo_core.errors import ConfigError, ModelError
 from echo_core.text.rows import Row, Span
 
@@ -42,6 +46,11 @@ def edit_tensors(folder: Path, **changes: Any) -> None:
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, **changes}))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,6 +153,101 @@ def test_weights_of_another_shape_are_a_model_error(copy: Path):
     edit_tensors(copy, **{"model.norm.weight": torch.ones(7)})
     with pytest.raises(ModelError, match="cannot be loaded"):
         decoder(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "size", "most"),
+    [
+        ("num_hidden_layers", 10**6, 30),
+        ("num_hidden_layers", 0, 30),
+        ("num_hidden_layers", -1, 30),
+        ("hidden_size", 10**9, 386),
+        ("vocab_size", 10**10, 386),
+        ("intermediate_size", 10**9, 386),
+    ],
+)
+def test_sizes_that_its_weights_cannot_have_are_refused_before_the_model_is_built(
+    copy: Path, field: str, size: int, most: int
+):
+    """A config of a million layers kept the loader busy for minutes; one of none gave "layer must be from 1 to 0"."""
+    edit_config(copy, **{field: size})
+    with pytest.raises(ModelError, match=rf"{field} of the model's config must be from 1 to {most}, .* got {size};"):
+        decoder(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_hidden_layers", "many"),
+        ("num_attention_heads", 0),
+        ("num_key_value_heads", 3),
+        ("hidden_act", "none such"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_a_model_error(copy: Path, field: str, value: object):
+    """Some came as errors of transformers and huggingface_hub, or as a division by zero."""
+    edit_config(copy, **{field: value})
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        decoder(copy)
+
+
+def test_sizes_that_disagree_with_the_weights_are_said_to(copy: Path):
+    """The error pointed to a report "above", which is kept out of the log."""
+    edit_config(copy, intermediate_size=48)
+    with pytest.raises(ModelError, match=r"its config\.json and its weights disagree in sizes"):
+        decoder(copy)
+
+
+@pytest.mark.parametrize("load", [decoder, load_whole])
+def test_weights_as_pickles_are_refused(copy: Path, load):
+    """One rule for the core and whoever loads by ``load_whole``: safetensors, and all of them."""
+    (copy / "model.safetensors").unlink()
+    torch.save({}, copy / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"must have its weights as model\*\.safetensors, got none"):
+        load(copy)
+
+
+def test_a_whole_model_loads_in_the_dtype_that_is_asked_for_and_one_with_missing_tensors_does_not(copy: Path):
+    assert load_whole(copy, dtype=torch.bfloat16).dtype is torch.bfloat16
+    edit_tensors(copy, **{"model.layers.1.mlp.up_proj.weight": None})
+    with pytest.raises(ModelError, match="must have all its weights"):
+        load_whole(copy)
+
+
+def test_two_threads_make_the_first_encoder_of_a_process():
+    """transformers' lazy imports are not thread-safe: one of the two got an ImportError."""
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+from echo_core import EchoEncoder
+print(list(ThreadPoolExecutor(2).map(lambda _: EchoEncoder().dimension, range(2))))
+import torch
+print(torch.get_default_dtype())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[384, 384]", "torch.float32"]
+
+
+@pytest.fixture
+def half_by_default() -> Iterator[None]:
+    """What a thread that loads a model with transformers does to all others."""
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("options", [{}, {"layer": (-1, -2)}, {"pooling": "weighted_mean"}])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "mistral"])
+def test_torch_s_default_dtype_does_not_matter(
+    family: str, options: dict[str, Any], model_folder: ModelFolder, request
+):
+    """Encoding failed, or became another vector, while another thread loaded a model in bfloat16."""
+    config = EchoConfig(str(model_folder(family)), **options)
+    texts = ["a b", "The quick brown fox jumps over the lazy dog, twice."]
+    before = EchoEncoder(config, FP32)
+    expected = before.encode_documents(texts)
+    request.getfixturevalue("half_by_default")
+    for encoder in (before, EchoEncoder(config, FP32)):
+        np.testing.assert_allclose(encoder.encode_documents(texts), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [0, 100, -10])
