@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from echo_core.config import EchoConfig
 from echo_core.engine.jobs import Job
-from echo_core.engine.pooling import POOLERS
 from echo_core.engine.scheduler import Scheduler
 from echo_core.errors import NotFiniteError, TextError
-from echo_core.methods.explanation import Said
-from echo_core.methods.finish import Vectors, finish, finish_parts, first_not_finite, join_spans
+from echo_core.methods.finish import Vectors, finish, first_not_finite, join_spans
 from echo_core.methods.late_chunking import check_chunks, chunk_rows
 from echo_core.progress import Progress
 from echo_core.text.inputs import Variables, check_collection, check_text, fill_variables, is_blank
@@ -82,7 +80,7 @@ class Pipeline:
     ) -> Vectors:
         """The vectors of N texts, (N, D) float32, in order; raises like ``EchoEncoder.encode_documents``."""
         checked = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
-        values = self._values(len(checked), instruction, variables)
+        values = self.values(len(checked), instruction, variables)
         columns = zip(*values.values(), strict=True) if values else [()] * len(checked)
         entries = (Entry(i, text, row) for i, (text, row) in enumerate(zip(checked, columns, strict=True)))
         whole = distinct_entries(entries)
@@ -98,7 +96,7 @@ class Pipeline:
         self, texts: Iterable[str], instruction: str | None, variables: Mapping[str, str] | None
     ) -> Iterator[NDArray[np.float32]]:
         """The vector (D,) float32 of each text of a stream, in order; raises like ``EchoEncoder.iter_documents``."""
-        values = self._values(1, instruction, variables)
+        values = self.values(1, instruction, variables)
         row = tuple(column[0] for column in values.values())
         entries = (Entry(number, check_text(text, number), row) for number, text in enumerate(check_collection(texts)))
         blocks = map(distinct_entries, split_entries(entries))
@@ -114,7 +112,7 @@ class Pipeline:
     ) -> Vectors:
         """The vectors of C character ranges of one document, (C, D) float32, pooled in its second saying."""
         ranges = check_chunks(document, chunks)
-        values = self._values(1, instruction, variables)
+        values = self.values(1, instruction, variables)
         if not ranges:
             return np.zeros((0, self.dimension), dtype=np.float32)
         rows = chunk_rows(self.prompts.tokenise([document], values).rows, self.prompts.pooled_tokens(document), ranges)
@@ -123,27 +121,10 @@ class Pipeline:
         pooled = self.scheduler.submit(rows).result().numpy()[order]
         return self._finished(join_spans(pooled, [spans[i] for i in order], len(ranges)), range(len(ranges)))
 
-    def rows(self, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:
-        """The rows of one text that is not blank, one a window."""
-        is_blank(text, 0, "error")
-        return self.prompts.tokenise([text], self._values(1, instruction, variables)).rows
-
-    def say(self, text: str, instruction: str | None, variables: Mapping[str, str] | None) -> Said:
-        """A text's pooled tokens, and each one's part of its vector."""
-        rows = self.rows(text, instruction, variables)
-        lengths = np.array([row.spans[0].end - row.spans[0].start for row in rows])
-        states = self.scheduler.submit([row.token_by_token() for row in rows]).result().numpy()
-        pool = POOLERS[self.config.pooling]
-        weights = [
-            pool(np.arange(1, n + 1), np.full(n, n)) * n for n in lengths.tolist()
-        ]  # a window counts by its tokens
-        parts = states * (np.concatenate(weights) / lengths.sum())[:, None].astype(np.float32)
-        strings = tuple(self.prompts.pooled_strings(text, rows))
-        return Said(strings, finish_parts(parts, self.config, self.basis, self.role))
-
-    def _values(
+    def values(
         self, count: int, instruction: str | None, variables: Mapping[str, str | Sequence[str]] | None
     ) -> dict[str, list[str]]:
+        """A value of each further variable of the template for each of ``count`` texts; see ``fill_variables``."""
         return fill_variables(self.prompts.template, count, self.config.instruction, instruction, variables)
 
     def _run(

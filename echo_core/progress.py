@@ -1,4 +1,7 @@
-"""One bar over a whole call: texts done, texts/s and tokens/s; silent for short calls and where stderr is no terminal."""
+"""One bar over a whole call: texts done, texts and tokens a second.
+
+It is silent for short calls, and where stderr is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,13 @@ class Progress:
     """A context manager around a tqdm bar; inside ``one_bar`` it has none of its own and advances that one."""
 
     def __init__(self, total: int | None, shown: bool | None, stop: threading.Event | None = None) -> None:
-        """``shown``: always, never, or (None) if stderr is a terminal; ``stop``: once it is set, ``add`` raises CancelledError."""
+        """Nothing is shown yet.
+
+        Args:
+            total: texts of the call; None: nobody knows.
+            shown: whether there shall be a bar; None: if stderr is a terminal.
+            stop: once it is set, ``add`` raises CancelledError.
+        """
         self._total, self._stop = total, stop
         self._outer = _outer.get()
         self._disable = True if self._outer else None if shown is None else not shown

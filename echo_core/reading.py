@@ -6,23 +6,32 @@ found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_core.assembly import Engine, build_pipelines
-from echo_core.config import ROLES, EchoConfig
+from echo_core.config import POOLINGS, ROLES, EchoConfig
+from echo_core.engine.batches import Batch
+from echo_core.engine.decoder import Decoder
+from echo_core.engine.pooling import POOLERS
+from echo_core.engine.runner import Runner
+from echo_core.engine.statistics import Statistics
 from echo_core.errors import check_choice, check_integer
-from echo_core.methods.embed_filter import read_head
-from echo_core.methods.explanation import Explanation, explain
-from echo_core.methods.finish import Vectors, raw_config
+from echo_core.methods.embed_filter import filter_basis, read_head
+from echo_core.methods.explanation import Explanation, Said, explain, finish_parts
+from echo_core.methods.finish import Vectors, join_spans, raw_config
 from echo_core.methods.key_tokens import Word, merge_tokens, top_tokens
 from echo_core.pipeline import Pipeline
-from echo_core.text.inputs import Variables, check_text
+from echo_core.text.inputs import Variables, check_collection, check_text, is_blank
+from echo_core.text.rows import Row
 
+ROWS = 1024  # whose states at all layers are on the device at one time
 TOKENS_A_WORD = 6  # aligned tokens that are looked through for each word asked for, as many are variants of others
 
 
@@ -43,7 +52,7 @@ class Reading:
     ) -> str:
         """The tokens that the model sees for a text, parted by "|", the pooled ones inside [[ ]]; one line a window."""
         token = self._engine.tokenizer.token
-        rows = self._pipeline(role).rows(check_text(text, 0), instruction, variables)
+        rows = _rows_of(self._pipeline(role), check_text(text, 0), instruction, variables)
         return "\n".join(row.marked([repr(token(int(i)))[1:-1] for i in row.ids]) for row in rows)
 
     def words(
@@ -91,9 +100,66 @@ class Reading:
         """
         texts = {"query": check_text(query, 0), "document": check_text(document, 0)}
         given = {role: instruction if self._needs_instruction(role) else None for role in ROLES}
-        said = {role: self._pipelines[role].say(texts[role], given[role], None) for role in ROLES}
+        said = {role: _said(self._pipelines[role], texts[role], given[role]) for role in ROLES}
         read = {role: self.words([texts[role]], k, role, instruction=given[role])[0] for role in ROLES}
         return explain(said["query"], said["document"], read["query"], read["document"])
+
+    def encode_layers(
+        self,
+        texts: Iterable[str],
+        layers: Sequence[int] | None = None,
+        role: str = "document",
+        *,
+        pooling: str | None = None,
+        instruction: str | None = None,
+        variables: Variables | None = None,
+    ) -> Vectors:
+        """The pooled states of N texts at L layers, from one pass of the model: (L, N, D) float32, unfinished.
+
+        Args:
+            texts: N texts; a blank one gets zeros where ``empty="zero"``.
+            layers: of those up to the read-out, 1… from the start or -1… from the end, in rising order; None: all.
+            role: the template that they are said with.
+            pooling: of POOLINGS; None: the config's.
+            instruction: value of ``{instruction}``, where the template has it.
+            variables: values of its further variables.
+
+        Raises:
+            ConfigError: a layer that does not run, an unknown role or pooling.
+        """
+        check_choice("pooling", pooling, (*POOLINGS, None))
+        read = range(1, self.layers + 1) if layers is None else layers
+        prompts, checked = (
+            self._pipeline(role).prompts,
+            [check_text(t, i) for i, t in enumerate(check_collection(texts))],
+        )
+        kept = [i for i, text in enumerate(checked) if not is_blank(text, i, self.config.empty)]
+        values = self._pipeline(role).values(len(checked), instruction, variables)
+        chosen = {name: [column[i] for i in kept] for name, column in values.items()}
+        rows = prompts.tokenise([checked[i] for i in kept], chosen).rows
+        states = _states_at(self._engine.runner, rows, read, pooling or self.config.pooling)
+        spans = [span for row in rows for span in row.spans]
+        vectors = np.zeros((len(read), len(checked), states.shape[-1]), dtype=np.float32)
+        vectors[:, kept] = [join_spans(layer, spans, len(kept)) for layer in states]
+        return vectors
+
+    def statistics(self) -> Statistics:
+        """What the model has run since it was loaded, for all encoders that share it."""
+        return self._engine.runner.statistics()
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model that run, up to the read-out."""
+        return len(self._engine.runner.decoder.readout.layers)
+
+    def filter_basis(self) -> NDArray[np.float32]:
+        """The basis (D, D) that ``filter`` keeps the first columns of, see ``methods/embed_filter.py``.
+
+        Raises:
+            ModelError: the checkpoint has no LM head.
+        """
+        engine = self._engine
+        return filter_basis(engine.folder, engine.runtime.trust_remote_code, engine.weights)
 
     def _read(self, vectors: Vectors, k: int, merged: bool) -> list[list[Word]]:
         count = min(len(self._head), k * TOKENS_A_WORD if merged else k)
@@ -134,3 +200,36 @@ class Reading:
         instruction = fillers.pop("instruction", None) if self.config.instruction is None else None
         fillers.pop("instruction", None)
         return np.asarray(pipeline.encode(texts, instruction, fillers or None).mean(axis=0))
+
+
+def _rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:
+    """The rows of one text that is not blank, one a window."""
+    is_blank(text, 0, "error")
+    return pipeline.prompts.tokenise([text], pipeline.values(1, instruction, variables)).rows
+
+
+def _said(pipeline: Pipeline, text: str, instruction: str | None) -> Said:
+    """A text's pooled tokens, and each one's part of its vector."""
+    rows, config = _rows_of(pipeline, text, instruction, None), pipeline.config
+    lengths = np.array([row.spans[0].end - row.spans[0].start for row in rows])
+    states = pipeline.scheduler.submit([row.token_by_token() for row in rows]).result().numpy()
+    pool = POOLERS[config.pooling]
+    weights = [pool(np.arange(1, n + 1), np.full(n, n)) * n for n in lengths.tolist()]  # a window counts by its tokens
+    parts = states * (np.concatenate(weights) / lengths.sum())[:, None].astype(np.float32)
+    strings = tuple(pipeline.prompts.pooled_strings(text, rows))
+    return Said(strings, finish_parts(parts, config, pipeline.basis, pipeline.role))
+
+
+def _states_at(runner: Runner[Decoder], rows: Sequence[Row], layers: Sequence[int], pooling: str) -> Vectors:
+    """The pooled states (L, S, D) of the rows' spans at L layers.
+
+    Some rows go through at a time, as a device holds L states of each.
+    """
+
+    def pool(batch: Batch) -> Tensor:
+        return runner.decoder.pooled_layers(batch, layers, pooling).transpose(0, 1).flatten(1)
+
+    count, width = len(layers), runner.decoder.width
+    parts = [runner.run(rows[start : start + ROWS], pool).cpu() for start in range(0, len(rows), ROWS)]
+    pooled = torch.cat([torch.zeros(0, count * width, dtype=torch.float32), *parts])
+    return np.asarray(pooled.view(-1, count, width).transpose(0, 1).numpy())

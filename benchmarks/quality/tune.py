@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.quality.data import EvaluationSet, LabelledSet, PairSet, RetrievalSet
 from echo_core import EchoEncoder, Tuning, tune
+from echo_core.tuning.search import FITTED
 
 
 def tune_sets(encoder: EchoEncoder, sets: Sequence[EvaluationSet], seconds: float) -> Iterator[dict[str, Any]]:
@@ -41,13 +42,13 @@ def describe(name: str, found: Tuning) -> dict[str, Any]:
     """The JSON of a tuning; of a fitted mean direction only that there is one."""
     trials = [
         {
-            "changes": {key: "fitted" if key == "centre" else value for key, value in trial.changes.items()},
+            "changes": {key: "fitted" if key in FITTED else value for key, value in trial.changes.items()},
             "chosen": trial.config == found.best,
         }
-        | {key: round(getattr(trial, key), 2) for key in ("tuning", "held_out", "gain")}
+        | {key: round(getattr(trial, key), 2) for key in ("tuning", "held_out")}
         for trial in found.trials
     ]
-    return {"set": name, "metric": found.metric, "trials": trials}
+    return {"set": name, "metric": found.metric, "seconds": round(found.seconds, 1), "trials": trials}
 
 
 def table(run: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -61,6 +61,7 @@ class Layers(Protocol):
 
 
 Model = TypeVar("Model", bound=Layers)
+Pool = Callable[[Batch], Tensor]  # runs a batch: the vectors (S, D) of its spans
 
 
 class Runner(Generic[Model]):
@@ -91,18 +92,22 @@ class Runner(Generic[Model]):
         """The re-entrant lock that whoever runs a step holds; a fork waits for it."""
         return self._running.lock
 
-    def run(self, rows: Sequence[Row]) -> Tensor:
+    def run(self, rows: Sequence[Row], pool: Pool | None = None) -> Tensor:
         """The pooled vectors of all spans of one or more rows, (S, D) float32 on the device, in the order of the rows.
+
+        Args:
+            rows: one or more.
+            pool: runs a batch and gives its spans' vectors; None: the states at the read-out, pooled.
 
         Raises:
             ModelError: a single row does not fit into the device's memory.
         """
         groups = self.planner.group(rows, self.budget.tokens)
-        pooled = [self.execute(self.planner.step([rows[i] for i in group])) for group in groups]
+        pooled = [self.execute(self.planner.step([rows[i] for i in group]), pool) for group in groups]
         return torch.cat(pooled)[torch.from_numpy(places_of_spans(rows, groups)).to(self.decoder.device)]
 
-    def execute(self, step: Step) -> Tensor:
-        """The pooled vectors of a step's spans, (S, D) float32 on the device, in the order of its rows.
+    def execute(self, step: Step, pool: Pool | None = None) -> Tensor:
+        """The pooled vectors of a step's spans, (S, D) float32 on the device, in the order of its rows; see ``run``.
 
         Raises:
             ModelError: a single row does not fit into the device's memory.
@@ -113,7 +118,7 @@ class Runner(Generic[Model]):
                 step = waiting.pop()
                 if len(step.rows) > 1 and step.cost > self.budget.tokens:  # planned before the memory ran out
                     waiting.extend(reversed(self.planner.halves(step)))
-                elif (vectors := self._run_if_it_fits(step)) is not None:
+                elif (vectors := self._run_if_it_fits(step, pool or self._pool)) is not None:
                     pooled.append(vectors)
                 else:
                     self._make_room(step)
@@ -140,12 +145,15 @@ class Runner(Generic[Model]):
         """What has been run since the runner was made."""
         return replace(self._counts, budget=self.budget.tokens)
 
-    def _run_if_it_fits(self, step: Step) -> Tensor | None:
+    def _pool(self, batch: Batch) -> Tensor:
+        return pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
+
+    def _run_if_it_fits(self, step: Step, pool: Pool) -> Tensor | None:
         """The step's vectors; None if memory ran out, and there is room to be made."""
         try:
             batch = self.lay_out(step)
             hit = batch.prefix is not None and batch.prefix.filled
-            pooled = pool_spans(self.decoder.states(batch), batch.spans, self._pooling)
+            pooled = pool(batch)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

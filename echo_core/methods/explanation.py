@@ -8,12 +8,14 @@ tokens of either: wₜ L(sₜ)·v / n.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
-from echo_core.methods.finish import Vectors
+from echo_core.config import EchoConfig
+from echo_core.methods.finish import Vectors, finish
 from echo_core.methods.heat_map import Share, draw
 from echo_core.methods.key_tokens import Word
 
@@ -83,6 +85,18 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         return self.to_html()
+
+
+def finish_parts(
+    parts: Vectors, config: EchoConfig, basis: NDArray[np.float32] | None = None, role: str = "document"
+) -> Vectors:
+    """The parts (T, D') of one vector that the parts (T, D) of its pooled state become: they add up to its ``finish``.
+
+    All of ``finish`` but the length is linear, and the length is one number for all parts.
+    """
+    vectors = finish(parts, replace(config, normalize=False), basis, role)
+    length = float(np.linalg.norm(vectors.sum(axis=0, dtype=np.float64))) if config.normalize else 1.0
+    return np.asarray(vectors / np.float32(length or 1.0))
 
 
 def explain(query: Said, document: Said, query_words: Sequence[Word], document_words: Sequence[Word]) -> Explanation:

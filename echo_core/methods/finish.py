@@ -92,18 +92,6 @@ def raw_config(config: EchoConfig) -> EchoConfig:
     return replace(config, centre=None, query_centre=None, filter=None, dimension=None, normalize=False)
 
 
-def finish_parts(
-    parts: Vectors, config: EchoConfig, basis: NDArray[np.float32] | None = None, role: str = "document"
-) -> Vectors:
-    """The parts (T, D') of one vector that the parts (T, D) of its pooled state become: they add up to its ``finish``.
-
-    All of ``finish`` but the length is linear, and the length is one number for all parts.
-    """
-    vectors = finish(parts, replace(config, normalize=False), basis, role)
-    length = float(np.linalg.norm(vectors.sum(axis=0, dtype=np.float64))) if config.normalize else 1.0
-    return np.asarray(vectors / np.float32(length or 1.0))
-
-
 def check_finish(config: EchoConfig, width: int, basis: NDArray[np.float32] | None) -> None:
     """Return if ``finish`` can serve states of this width.
 

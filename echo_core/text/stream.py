@@ -1,4 +1,7 @@
-"""A stream of texts to blocks: what is tokenised, sorted and run at one time, each distinct text once. Bounds memory at any length of the stream."""
+"""A stream of texts to blocks of distinct texts: what is tokenised, sorted and run at one time.
+
+They bound memory at any length of the stream.
+"""
 
 from __future__ import annotations
 

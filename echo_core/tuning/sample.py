@@ -25,7 +25,10 @@ _DEPTH = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """N queries and documents that belong together, one pair an item, and the scores that people gave the pairs, if any."""
+    """N queries and documents that belong together, one pair an item.
+
+    And the scores that people gave the pairs, if any.
+    """
 
     queries: list[str]
     documents: list[str]

@@ -1,15 +1,13 @@
-"""The best configuration for a user's own model and data.
+"""The best configuration for a user's own model and data: tried on half of a sample, reported on the other half.
 
-A small grid, tried within a time budget on half of a sample, reported on the other half.
-
-Layers and templates need a pass of the model each; filters and mean directions are tried on the states of a pass at no
-cost.
+Each form (template and pooling) is one pass of the model, which gives all its layers. Layers, bands of them, filters
+and mean directions are then tried on the pooled states, at next to no cost.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -17,11 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.config import EchoConfig, Runtime
+from echo_core.config import EchoConfig
 from echo_core.encoder import EchoEncoder
 from echo_core.errors import ConfigError, ModelError
-from echo_core.identity.checkpoint import find_checkpoint
-from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import Vectors, check_finish, finish, mean_direction
 from echo_core.tuning.sample import Merit, Sample, read_sample
 
@@ -33,22 +29,21 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"query_template": "prompteol", "document_template": "prompteol", "pooling": "last"},
 )
 FILTERS = (None, 2, 4)
+FITTED = ("centre", "query_centre")  # fields whose value is a mean direction of the tuning half
 _DRAWS = 1000  # of the bootstrap
-_CERTAIN = 0.01  # a gain counts where all but this share of the draws show it; small, for the best of many trials is so by chance in part
+_CERTAIN = (
+    0.01  # a gain counts where all but this share of the draws show it: the best of many trials is in part so by chance
+)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration, its figure on the half that it was chosen on, and on the held-out half.
-
-    ``gain`` is the least likely gain over the starting configuration, see ``least_gain``.
-    """
+    """A configuration, with its figures on the half that it was chosen on and on the held-out half."""
 
     config: EchoConfig
     changes: dict[str, Any]
     tuning: float
     held_out: float
-    gain: float
 
 
 @dataclass(frozen=True)
@@ -57,123 +52,163 @@ class Tuning:
 
     best: EchoConfig
     metric: str
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial, ...]  # the starting configuration first
+    seconds: float
 
-    def table(self) -> str:
-        """Markdown, the best on the tuning half first: what was changed, the figure on both halves."""
+    def table(self, rows: int = 20) -> str:
+        """Markdown, the best on the tuning half first, and always the start.
+
+        What was changed, the figure on both halves.
+        """
         lines = [f"| changed | {self.metric} × 100, tuning half | held-out half |", "| --- | --- | --- |"]
-        for trial in sorted(self.trials, key=lambda trial: -trial.tuning):
-            text = (
-                ", ".join(
-                    f"{name}={'fitted' if name == 'centre' else repr(value)}" for name, value in trial.changes.items()
-                )
-                or "nothing"
-            )
-            lines.append(
-                f"| {f'**{text}**' if trial.config == self.best else text} | {trial.tuning:.2f} | {trial.held_out:.2f} |"
-            )
+        ranked = sorted(self.trials, key=lambda trial: -trial.tuning)
+        for trial in dict.fromkeys(map(id, [*ranked[:rows], self.chosen, self.trials[0]])):
+            lines.append(self._line(next(one for one in ranked if id(one) == trial)))
         return "\n".join(lines)
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial of ``best``."""
+        return next(trial for trial in self.trials if trial.config == self.best)
+
+    def _line(self, trial: Trial) -> str:
+        told = {name: "fitted" if name in FITTED and value else repr(value) for name, value in trial.changes.items()}
+        text = ", ".join(f"{name}={value}" for name, value in told.items()) or "nothing"
+        return f"| {f'**{text}**' if trial is self.chosen else text} | {trial.tuning:.2f} | {trial.held_out:.2f} |"
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A trial with its merits on both halves."""
+
+    trial: Trial
+    merit: Merit
 
 
 def tune(encoder: EchoEncoder, sample: Sequence[Any], *, seconds: float = 120, seed: int = 0) -> Tuning:
     """The best configuration for a sample, with all that was tried.
 
     It replaces the encoder's own only where it is certainly better on the tuning half (paired bootstrap); the held-out
-    half is only reported.
+    half is only reported. A changed layer makes ``best`` another engine: ``EchoEncoder(tuning.best)`` loads it.
 
     Args:
         encoder: gives the model, the starting configuration and the runtime.
         sample: (text, text, score) triples, (query, document) pairs, or texts without labels; some hundred.
-        seconds: no pass of the model is begun that would probably end later; the starting configuration is always run.
+        seconds: no pass of the model is begun that would probably end later; the first one is always run.
         seed: of the split into halves.
 
     Raises:
         ConfigError: a sample of fewer than 16 items or of mixed kinds.
     """
+    begun = time.perf_counter()
     whole = read_sample(sample)
     order = np.random.default_rng(seed).permutation(len(whole)).tolist()
     halves = [whole.part(sorted(part)) for part in (order[: len(order) // 2], order[len(order) // 2 :])]
-    trials = list(_try_all(encoder, halves, seconds))
-    start = trials[0]
-    certain = [trial for trial in trials if trial.gain > 0] or [start]
-    return Tuning(max(certain, key=lambda trial: trial.tuning).config, whole.metric, tuple(trials))
+    tried = list(_try_forms(encoder, halves, begun + seconds))
+    best = _certainly_better(tried, len(halves[0])) or tried[0]
+    trials = tuple(each.trial for each in tried)
+    return Tuning(best.trial.config, whole.metric, trials, time.perf_counter() - begun)
 
 
-def _try_all(encoder: EchoEncoder, halves: Sequence[Sample], seconds: float) -> Iterator[Trial]:
-    begun = time.perf_counter()
-    basis = _basis(encoder.config, encoder.runtime)
+def _certainly_better(tried: Sequence[_Tried], count: int) -> _Tried | None:
+    """The best on the tuning half of those whose gain over the first is no chance; None: there is none."""
+    start = tried[0]
+    better = sorted((one for one in tried if one.trial.tuning > start.trial.tuning), key=lambda one: -one.trial.tuning)
+    return next((one for one in better if least_gain(start.merit, one.merit, count) > 0), None)
+
+
+def _try_forms(encoder: EchoEncoder, halves: Sequence[Sample], until: float) -> Iterator[_Tried]:
+    cut = -1 not in encoder.config.layers
+    whole = EchoEncoder(replace(encoder.config, layer=-1), encoder.runtime) if cut else encoder
+    basis = _basis(encoder)
     longest = 0.0
-    first: Merit | None = None
-    for changes in _passes(encoder.config, _depth(encoder.config, encoder.runtime)):
+    for form in _forms(encoder.config):
         started = time.perf_counter()
-        if first and started - begun + longest > seconds:
+        if form and started + longest > until:
             return
-        config = replace(encoder.config, **changes)
-        source = EchoEncoder(config, encoder.runtime) if changes else encoder
-        states = [_encode(source, half) for half in halves]
-        for finishing in _finishings(config, states[0][1], basis):
-            done = [tuple(finish(part, replace(config, **finishing), basis) for part in pair) for pair in states]
-            merits = [half.judge(*pair) for half, pair in zip(halves, done, strict=True)]
-            first = first or merits[0]
-            everything = [np.arange(len(half)) for half in halves]
-            changed = {
-                **changes,
-                **{name: value for name, value in finishing.items() if value != getattr(encoder.config, name)},
-            }
-            gain = least_gain(first, merits[0], len(halves[0]))
-            yield Trial(replace(config, **finishing), changed, merits[0](everything[0]), merits[1](everything[1]), gain)
+        config = replace(encoder.config, **form)
+        states = [_encode(whole, config, half) for half in halves]
+        for changes in _layers(config.layer, whole.layers):
+            read = [tuple(_at(layers, changes, config) for layers in pair) for pair in states]
+            yield from _try_finishings(encoder.config, {**form, **changes}, halves, read, basis)
         longest = max(longest, time.perf_counter() - started)
 
 
-def _passes(config: EchoConfig, depth: int) -> list[dict[str, Any]]:
-    """Changes that need a pass of the model, the fewest first: none, a layer, a template, both."""
-    forms = FORMS if config.template_variables() == {"text"} and config.prepend_layers is None else FORMS[:1]
-    layers = dict.fromkeys([config.layer, *(max(1, round(depth * share)) for share in (0.9, 0.75, 0.5)), _band(depth)])
-    own = [layer for layer in layers if layer not in (depth, config.layer)]
-    changes = [{**form, **({} if layer is None else {"layer": layer})} for form, layer in product(forms, [None, *own])]
-    return sorted(changes, key=lambda change: len(change) - 2 * ("pooling" in change))
+def _forms(config: EchoConfig) -> Sequence[dict[str, Any]]:
+    plain = config.template_variables() == {"text"} and config.prepend_layers is None
+    return FORMS if plain else FORMS[:1]
 
 
-def _band(depth: int) -> tuple[int, ...] | int:
+def _layers(own: int | tuple[int, ...], depth: int) -> Iterator[dict[str, Any]]:
+    """The changes of ``layer`` that are tried: none, each of the layers, and the mean of the upper half."""
+    yield {}
     band = tuple(range(max(1, depth // 2), depth + 1))
-    return band if len(band) > 1 else depth
+    known = own if isinstance(own, tuple) else own % (depth + 1)  # -1 is the last one
+    for layer in (*range(1, depth + 1), band):
+        if layer != known and not (isinstance(layer, tuple) and len(layer) == 1):
+            yield {"layer": layer}
 
 
-def _finishings(config: EchoConfig, documents: Vectors, basis: NDArray[np.float32] | None) -> Iterator[dict[str, Any]]:
-    """Values of ``filter`` and ``centre``, the config's own first.
+def _at(states: Vectors, changes: Mapping[str, Any], config: EchoConfig) -> Vectors:
+    """The states (N, D) at the read-out, of those (L, N, D) at all layers.
 
-    The mean direction is that of the tuning half's documents.
+    Pooling is linear, so a mean of layers is one here.
     """
+    layer = changes.get("layer", config.layer)
+    layers = layer if isinstance(layer, tuple) else (layer,)
+    return np.asarray(states[[one - 1 if one > 0 else one for one in layers]].mean(axis=0))
+
+
+def _try_finishings(
+    start: EchoConfig,
+    changes: Mapping[str, Any],
+    halves: Sequence[Sample],
+    states: Sequence[tuple[Vectors, ...]],
+    basis: NDArray[np.float32] | None,
+) -> Iterator[_Tried]:
+    for finishing in _finishings(start, states[0], basis):
+        config = replace(start, **changes, **finishing)
+        merits = [half.judge(*_finished(pair, config, basis)) for half, pair in zip(halves, states, strict=True)]
+        figures = [merit(np.arange(len(half))) for merit, half in zip(merits, halves, strict=True)]
+        changed = {name: value for name, value in finishing.items() if value != getattr(start, name)}
+        yield _Tried(Trial(config, {**changes, **changed}, *figures), merits[0])
+
+
+def _finished(
+    pair: tuple[Vectors, ...], config: EchoConfig, basis: NDArray[np.float32] | None
+) -> tuple[Vectors, Vectors]:
+    return finish(pair[0], config, basis, "query"), finish(pair[1], config, basis)
+
+
+def _finishings(
+    config: EchoConfig, states: tuple[Vectors, ...], basis: NDArray[np.float32] | None
+) -> Iterator[dict[str, Any]]:
+    """Values of ``filter``, ``centre`` and ``query_centre``, the config's own first; fitted on the tuning half."""
+    queries, documents = map(mean_direction, states)
     filters = dict.fromkeys([config.filter, *(FILTERS if basis is not None else ())])
-    centres = dict.fromkeys([config.centre, None, mean_direction(documents)])
-    for strength, centre in product(filters, centres):
-        finishing = {"filter": strength, "centre": centre}
+    own = (config.centre, config.query_centre)
+    for strength, centres in product(
+        filters, dict.fromkeys([own, (None, None), (documents, None), (documents, queries)])
+    ):
+        finishing = {"filter": strength, "centre": centres[0], "query_centre": centres[1]}
         try:
-            check_finish(replace(config, **finishing), documents.shape[1], basis)
+            check_finish(replace(config, **finishing), states[1].shape[1], basis)
         except ConfigError:  # this filter keeps fewer numbers than the config's dimension
             continue
         yield finishing
 
 
-def _encode(source: EchoEncoder, half: Sample) -> tuple[Vectors, Vectors]:
-    raw = source.raw()
-    return raw.encode_queries(half.queries), raw.encode_documents(half.documents)
+def _encode(whole: EchoEncoder, config: EchoConfig, half: Sample) -> tuple[Vectors, Vectors]:
+    said = whole.with_options(query_template=config.query_template, document_template=config.document_template)
+    queries = said.encode_layers(half.queries, role="query", pooling=config.pooling)
+    return queries, said.encode_layers(half.documents, pooling=config.pooling)
 
 
-def _depth(config: EchoConfig, runtime: Runtime) -> int:
-    from transformers import AutoConfig
-
-    settings = AutoConfig.from_pretrained(
-        find_checkpoint(config), local_files_only=True, trust_remote_code=runtime.trust_remote_code
-    )
-    return int(settings.get_text_config(decoder=True).num_hidden_layers)
-
-
-def _basis(config: EchoConfig, runtime: Runtime) -> NDArray[np.float32] | None:
+def _basis(encoder: EchoEncoder) -> NDArray[np.float32] | None:
     try:
-        return filter_basis(find_checkpoint(config), runtime.trust_remote_code)
+        return encoder.filter_basis()
     except ModelError:  # a checkpoint without its LM head can be tuned in all else
-        if config.filter is not None:
+        if encoder.config.filter is not None:
             raise
         return None
 

@@ -93,3 +93,25 @@ def test_variables_and_instructions_reach_the_words(tiny_llama: Path):
     encoder = encoder_of(tiny_llama, query_template="finetuned-query", document_template="situated")
     assert encoder.words([PLAIN[0]], role="query", instruction="Find it")
     assert encoder.words([PLAIN[0]], variables={"context": "a book"})
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "last"}, {"max_tokens": 16}, {"empty": "zero"}], ids=str)
+def test_all_layers_from_one_pass_are_the_vectors_of_encoders_that_read_each_one(tiny_llama: Path, options):
+    encoder = encoder_of(tiny_llama, **options)
+    texts = [*PLAIN, LONG, PLAIN[0], *([""] if options.get("empty") else [])]
+    before = encoder.statistics().batches
+    states = encoder.encode_layers(texts)
+    assert states.shape == (3, len(texts), 32)
+    assert encoder.statistics().batches - before <= 2
+    for layer in (1, 2, 3):
+        alone = encoder_of(tiny_llama, layer=layer, **options).raw().encode_documents(texts)
+        assert np.abs(states[layer - 1] - alone).max() <= 1e-4 * max(1.0, np.abs(alone).max())
+    assert np.array_equal(encoder.encode_layers(texts, [-1]), states[2:])
+    assert encoder.encode_layers([], [1, 2]).shape == (2, 0, 32)
+
+
+def test_a_layer_or_pooling_that_is_not_there_is_refused(encoder: EchoEncoder):
+    with pytest.raises(ConfigError, match="layer must be from 1 to 3"):
+        encoder.encode_layers(PLAIN, [4])
+    with pytest.raises(ConfigError, match="pooling must be one of 'mean'"):
+        encoder.encode_layers(PLAIN, pooling="max")

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.engine.speedups.fp8 import check_fp8, quantize, quantize_linear
 from echo_core.engine.loading import load_decoder
 from echo_core.engine.probes import FP8_COSINE, fp8_cosine
+from echo_core.engine.speedups.fp8 import check_fp8, quantize, quantize_linear
 from echo_core.engine.speedups.packed_weights import unpack_weights
 from echo_core.errors import ConfigError
 
