@@ -1,4 +1,4 @@
-"""What the adapters of LangChain and LlamaIndex share: the core's options as pydantic fields, and one encoder behind them.
+"""What the adapters of LangChain and LlamaIndex share: the core's options as pydantic fields, and one encoder.
 
 The fields are made from the dataclasses ``EchoConfig`` and ``Runtime``, which know the defaults and the rules.
 """
@@ -21,12 +21,15 @@ from echo_core.identity.space import fingerprint, space_of
 if TYPE_CHECKING:
     from echo_core import EchoEncoder
 
-# The space of each shared encoder that is loaded: its files may be written over while the weights live on.
-_loaded: dict[tuple[EchoConfig, Runtime], dict[str, Any]] = {}
+# The shared encoders that are loaded, kept here because asking the core for them would import torch.
+_loaded: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}
 
 
 class _Promises(set[tuple[EchoConfig, str]]):
-    """Configs with a fingerprint that was given out for them. All are equal, so that equal options make equal objects."""
+    """Configs and the fingerprints that were given out for them.
+
+    Any two are equal, so that objects with equal options are.
+    """
 
     __hash__ = None
 
@@ -37,8 +40,8 @@ class _Promises(set[tuple[EchoConfig, str]]):
 class EchoOptions(BaseModel):
     """Options that EchoConfig and Runtime have checked, and the shared encoder that they describe.
 
-    What a store or a cache keeps is the space of the encoder that makes the vectors. Until it is loaded, the model's files tell the space, and the
-    object remembers what they told: should other weights be loaded then, nothing is embedded.
+    What a store or a cache keeps is the space of the encoder that makes the vectors. Until it is loaded, the model's
+    files tell the space, and the object remembers what they told: should other weights be loaded, nothing is embedded.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -85,9 +88,10 @@ class EchoOptions(BaseModel):
 
     @property
     def space(self) -> dict[str, Any]:
-        """What must be equal for two vectors to be compared; reads the model's files if it is not loaded, loads no weights."""
+        """What must be equal for two vectors to be compared; loads no weights, but reads their files if it must."""
         config = self.config
-        space = _loaded.get((config, self.runtime)) or space_of(config)
+        encoder = _loaded.get((config, self.runtime))
+        space = encoder.space if encoder else space_of(config)
         self._promises.add((config, fingerprint(space)))
         return space
 
@@ -99,19 +103,19 @@ class EchoOptions(BaseModel):
             EmbeddingSpaceMismatch: its weights are not those that a store, a cache or ``to_dict`` was told of.
         """
         config, runtime = self.config, self.runtime
-        encoder = echo_core.shared_encoder(config, runtime)
-        space = _loaded[config, runtime] = encoder.space
+        encoder = _loaded[config, runtime] = echo_core.shared_encoder(config, runtime)
         promised = {promise for known, promise in self._promises if known == config}
-        if promised - {fingerprint(space)}:
-            raise EmbeddingSpaceMismatch(
-                f"{self.model_field} must have the weights that stores and caches were told of (fingerprint "
-                f"{', '.join(sorted(promised))}), got {fingerprint(space)}: the files of {config.model!r} were replaced; "
-                "put them back, or make a new object in a new process and index the texts again"
+        if promised and promised != {encoder.fingerprint}:
+            rule = (
+                f"must have the weights that stores and caches were told of (fingerprint {', '.join(sorted(promised))})"
             )
+            got = f"got {encoder.fingerprint}: the files of {config.model or 'the embedded model'} were replaced"
+            way_out = "put them back, or make a new object in a new process and index the texts again"
+            raise EmbeddingSpaceMismatch(f"{self.model_field} {rule}, {got}; {way_out}")
         return encoder
 
     def _embed(self, role: str, texts: Sequence[str]) -> list[list[float]]:
-        """N vectors of D floats, said with the template of ``role`` ("documents" or "queries"), in the caller's order."""
+        """N vectors of D floats, said with the template of "documents" or "queries", in the caller's order."""
         return _as_lists(getattr(self.encoder, f"encode_{role}")(texts))
 
     async def _aembed(self, role: str, texts: Sequence[str]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""Echo embeddings for LangChain: ``EchoEmbeddings``; ``langchain_echo.chroma`` and ``langchain_echo.cache`` hold what surrounds it."""
+"""Echo embeddings for LangChain: ``EchoEmbeddings``; its Chroma store and its cache have modules of their own."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from langchain_echo.embeddings import EchoEmbeddings
 def cached(embeddings: EchoEmbeddings, store: ByteStore) -> CacheBackedEmbeddings:
     """Embeddings that keep every vector in ``store``, queries and documents under keys of their own.
 
-    CacheBackedEmbeddings alone keys on a namespace and the text, and with ``query_embedding_cache=True`` a query gets the vector of the same
-    text as a document. Here a key is ``<fingerprint><sha256 of the text>`` for a document, ``query-`` before it for a query, so that one store
-    can serve several models, options and both roles.
+    CacheBackedEmbeddings alone keys on a namespace and the text, and with ``query_embedding_cache=True`` a query gets
+    the vector of the same text as a document. Here a key is ``<fingerprint><sha256 of the text>`` for a document, with
+    ``query-`` before it for a query, so that one store can serve several models, options and both roles.
     """
     queries = EncoderBackedStore[str, bytes](store, "query-{}".format, bytes, bytes)
     namespace = embeddings.cache_namespace

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
 
 try:
     from langchain_chroma import Chroma
 except ModuleNotFoundError as error:
-    raise ImportError(
-        "langchain_echo.chroma needs langchain-chroma: pip install 'echo-embed[langchain,chroma]' langchain-chroma"
-    ) from error
+    packages = "'echo-embed[langchain,chroma]' langchain-chroma"
+    raise ImportError(f"langchain_echo.chroma needs langchain-chroma: pip install {packages}") from error
 
+from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from echo_chroma import EchoEmbeddingFunction, check_collection
+from echo_chroma import EchoEmbeddingFunction
 from echo_chroma.collection import collection_options
+from echo_chroma.documents import BATCH
+from echo_chroma.guard import check_stored_space
+from echo_chroma.records import Record, read_records
+from echo_chroma.run import batches
+from echo_chroma.store import open_store, reaching
+from echo_chroma.vectors import check_distance, cosines_of, distance_of, put_vectors
+from echo_core import EchoError
+from echo_core.errors import TextError
+from echo_core.text.inputs import check_collection
 from langchain_echo.embeddings import EchoEmbeddings
 
 
 class EchoChroma(Chroma):
-    """``langchain_chroma.Chroma``, made and used like it, for ``EchoEmbeddings`` (or ``CacheBackedEmbeddings`` around them).
+    """``langchain_chroma.Chroma``, made and used like it, for ``EchoEmbeddings`` or ``CacheBackedEmbeddings`` of them.
 
         store = EchoChroma("notes", EchoEmbeddings(), persist_directory="index")
         store = EchoChroma.from_documents(documents, EchoEmbeddings(), persist_directory="index")
 
-    A new collection gets the embeddings' space in its metadata and measures by cosine. An existing one is opened only by embeddings of the same
-    space: another model, template, layer or dimension raises ``EmbeddingSpaceMismatch``, which names what differs.
+    A new collection gets the embeddings' space in its metadata and measures by cosine. An existing one is opened only
+    by embeddings of the same space: another model, template, layer or dimension raises ``EmbeddingSpaceMismatch``.
+
+    Every score is made of the cosine c of two vectors. A relevance score, with which a retriever's ``score_threshold``
+    is compared, is (1 + c) / 2: 1 for the same direction, 0.5 for a right angle, 0 for the opposite direction.
+    ``similarity_search_with_score`` gives Chroma's distance, 1 - c: less is nearer.
     """
 
     def __init__(
@@ -43,17 +58,21 @@ class EchoChroma(Chroma):
         Raises:
             TypeError: ``embedding_function`` is neither EchoEmbeddings nor a cache around them.
             EmbeddingSpaceMismatch: the collection holds vectors of another space, or does not say of which.
+            ConfigError: the collection measures by a distance that does not tell the cosine of these vectors.
+            StoreError: the store does not answer.
         """
-        config = _echo(embedding_function).config
-        options = collection_options(EchoEmbeddingFunction(config))
-        super().__init__(
-            collection_name,
-            embedding_function,
-            collection_metadata={**(collection_metadata or {}), **options["metadata"]},
-            collection_configuration=_merge(options["configuration"], collection_configuration or {}),
-            **chroma,
-        )
-        check_collection(self._collection, config)
+        echo = _echo(embedding_function)
+        function = EchoEmbeddingFunction(echo.config, echo.runtime, weights=echo.space["weights"])
+        options = collection_options(function)
+        chroma["collection_metadata"] = {**(collection_metadata or {}), **options["metadata"]}
+        configuration = _merge(options["configuration"], collection_configuration or {})
+        check_distance(configuration["hnsw"]["space"], function, collection_name)
+        chroma["collection_configuration"] = configuration
+        with reaching(collection_name, "nothing was changed"):
+            make = partial(super().__init__, collection_name, embedding_function, **chroma)
+            open_store(str(chroma.get("persist_directory")), make)
+        check_stored_space(self._collection, function.space)
+        check_distance(distance_of(self._collection), function, collection_name)
 
     def add_texts(
         self,
@@ -62,29 +81,84 @@ class EchoChroma(Chroma):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """The ids of the texts, embedded and stored part by part: Chroma refuses more than some thousand records at once."""
-        texts, done = list(texts), []
-        size = self._client.get_max_batch_size()
-        for start in range(0, len(texts), size):
-            part = slice(start, start + size)
-            done += super().add_texts(
-                texts[part], metadatas[part] if metadatas else None, ids[part] if ids else None, **kwargs
+        """The ids of the texts, embedded and stored part by part, each in place of the text that had its id.
+
+        Raises:
+            ValueError: an id is there twice, or metadata or ids are not as many as the texts; nothing is embedded then.
+            TypeError: the texts are no list of strings, or metadata cannot be stored; nothing is embedded then.
+            TextError: a text cannot be embedded; names its index. The parts before it are stored.
+            StoreError: the store does not answer; says what is stored.
+        """
+        texts = list(check_collection(texts))  # type: ignore[arg-type]
+        given = [None] * len(texts) if ids is None else ids
+        ids = [str(uuid.uuid4()) if id is None else id for id in given]
+        self._put([*read_records(texts, metadatas or None, ids, None)])
+        return ids
+
+    def update_documents(self, ids: list[str], documents: list[Document]) -> None:
+        """Embed the documents and put them, with their metadata, in place of those that have the ids.
+
+        Raises:
+            ValueError: the collection has no such id; nothing is embedded then. Otherwise like ``add_texts``.
+        """
+        texts, metadatas = zip(*((document.page_content, document.metadata) for document in documents), strict=True)
+        records = [*read_records(texts, metadatas, ids, None)]
+        unknown = {*ids} - {*self.get([*ids], include=[])["ids"]}
+        if unknown:
+            raise EchoError(f"ids must be in the collection, got {sorted(unknown)[:5]}; add_documents adds new ones")
+        self._put(records)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings | None = None,
+        metadatas: list[dict[str, Any]] | None = None,
+        ids: list[str] | None = None,
+        collection_name: str = Chroma._LANGCHAIN_DEFAULT_COLLECTION_NAME,
+        *args: Any,
+        **kwargs: Any,
+    ) -> EchoChroma:
+        """A store, opened or created with the constructor's other arguments, to which the texts are added."""
+        store = cls(collection_name, embedding, *args, **kwargs)
+        store.add_texts(texts, metadatas, ids)
+        return store
+
+    def similarity_search_by_vector_with_relevance_scores(
+        self, *args: Any, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """The nearest documents with relevance scores in [0, 1]; ``Chroma`` gives distances under this name."""
+        found = super().similarity_search_by_vector_with_relevance_scores(*args, **kwargs)
+        relevance = self._select_relevance_score_fn()
+        return [(document, relevance(distance)) for document, distance in found]
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        cosine = cosines_of(self._collection)
+        return self.override_relevance_score_fn or (lambda distance: (1 + cosine(distance)) / 2)
+
+    def _put(self, records: list[Record]) -> None:
+        for batch in batches(records, BATCH):
+            columns = {name: [getattr(record, name) for record in batch] for name in ("id", "text", "metadata")}
+            first = batch[0].number
+            try:
+                vectors = cast(Embeddings, self._embedding_function).embed_documents(columns["text"])
+            except TextError as error:
+                raise error.at(first + error.index) from error.__cause__
+            put_vectors(
+                self._client, self._collection, columns["id"], vectors, columns["text"], columns["metadata"], first
             )
-        return done
 
 
 def _echo(embeddings: Embeddings | None) -> EchoEmbeddings:
     inner = getattr(embeddings, "underlying_embeddings", embeddings)  # what CacheBackedEmbeddings wraps
     if not isinstance(inner, EchoEmbeddings):
+        kind = type(inner).__name__
         raise TypeError(
-            f"embedding_function must be EchoEmbeddings, got {type(inner).__name__}; for others use langchain_chroma.Chroma"
+            f"embedding_function must be EchoEmbeddings, got {kind}; for others use langchain_chroma.Chroma"
         )
     return inner
 
 
 def _merge(ours: dict[str, Any], given: dict[str, Any]) -> Any:
-    return {
-        **ours,
-        **given,
-        "hnsw": {**ours["hnsw"], **given.get("hnsw", {})},
-    }  # a given {"hnsw": {"ef_search": …}} stays with cosine
+    """Both configurations; a given ``{"hnsw": {"ef_search": …}}`` stays with cosine."""
+    return {**ours, **given, "hnsw": {**ours["hnsw"], **given.get("hnsw", {})}}

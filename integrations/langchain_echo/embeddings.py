@@ -12,7 +12,7 @@ from echo_options import EchoOptions, with_options
 
 @with_options(alias="model_name", unwritten=["trust_remote_code"])
 class EchoEmbeddings(EchoOptions, Serializable, Embeddings):  # type: ignore[misc]
-    """Echo embeddings as LangChain's ``Embeddings``; the weights load at the first text, once per process and options.
+    """Echo embeddings as LangChain's ``Embeddings``; the weights load at the first text, once for a process.
 
     A server touches ``.encoder`` before it serves: importing torch at the first text would hold up its event loop.
 

@@ -1,4 +1,4 @@
-"""Echo embeddings for LlamaIndex: ``EchoEmbedding``; ``llama_index.embeddings.echo.chroma`` opens a guarded Chroma store."""
+"""Echo embeddings for LlamaIndex: ``EchoEmbedding``; ``llama_index.embeddings.echo.chroma`` has a Chroma store."""
 
 from __future__ import annotations
 

@@ -16,24 +16,24 @@ from echo_core.identity.space import fingerprint
 from echo_core.text.inputs import check_collection
 from echo_options import EchoOptions, with_options
 
-# What only runs a model stays out of to_dict, which is a cache key; LlamaIndex has a bar of its own, show_progress=True.
+# What only runs a model stays out of to_dict, which is a cache key.
 _UNWRITTEN = [field.name for field in dataclasses.fields(Runtime)]
-_LEAVE_OUT = "leave it out, or join it to its neighbour where a splitter made it"  # a zero vector's cosine is NaN here
+_BLANK = "must not be empty or blank, got {!r}; leave it out, or join it to its neighbour where a splitter made it"
 
 
 @with_options(model="model_name", unwritten=_UNWRITTEN, progress=False)
 class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
-    """Echo embeddings as LlamaIndex's ``BaseEmbedding``; the weights load at the first text, once per process and options.
+    """Echo embeddings as LlamaIndex's ``BaseEmbedding``; the weights load at the first text, once for a process.
 
     A server touches ``.encoder`` before it serves: importing torch at the first text would hold up its event loop.
 
         Settings.embed_model = EchoEmbedding()                        # the embedded default model
         EchoEmbedding(model_name="HuggingFaceTB/SmolLM2-135M", layer=-2)
 
-    The fields are those of ``EchoConfig`` (its ``model`` is ``model_name`` here) and ``Runtime``, explained there. An option
-    that is not given takes the preset of a known checkpoint, else the default of the core. ``model_name`` may be a path; a
-    folder's becomes absolute. A blank text is an error; ``empty="zero"`` gives it a zero vector, whose cosine is NaN in
-    LlamaIndex's own stores: better leave such nodes out.
+    The fields are those of ``EchoConfig`` (its ``model`` is ``model_name`` here) and ``Runtime``, explained there. An
+    option that is not given takes the preset of a known checkpoint, else the default of the core; but ``progress`` is
+    False, for LlamaIndex has ``show_progress``. ``model_name`` may be a path; a folder's becomes absolute. A blank text
+    is an error; ``empty="zero"`` gives it a zero vector, whose cosine is NaN in LlamaIndex's own stores.
 
     Raises ``pydantic.ValidationError`` for an unknown or wrong option.
     """
@@ -49,7 +49,7 @@ class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
         if not isinstance(given, dict):
             return given
         if given.get("embeddings_cache") is not None:
-            rule = "must be None: it keys on the text alone, so that a query would get the vector of the same text as a document"
+            rule = "must be None: it keys on the text alone, so that a query would get its vector as a document"
             raise ValueError(
                 f"embeddings_cache {rule}; use IngestionPipeline(cache=...), which keys on the options too"
             )
@@ -68,13 +68,13 @@ class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> EchoEmbedding:
         """The object that ``to_dict`` wrote; runtime options are given anew.
 
-        Unless ``kwargs`` change what defines the vector, the first text raises ``EmbeddingSpaceMismatch`` if the model has other
-        weights than it had then; without the key "fingerprint" it does not.
+        The first text raises ``EmbeddingSpaceMismatch`` if the model has other weights than it had then, unless
+        ``kwargs`` change what defines the vector or ``data`` has no "fingerprint".
         """
         fields = {key: value for key, value in data.items() if key != "fingerprint"}
         made = cast(EchoEmbedding, super().from_dict(fields, **kwargs))
-        if "fingerprint" in data and set(kwargs) <= set(_UNWRITTEN):
-            made._promises.add((made.config, data["fingerprint"]))
+        if "fingerprint" in data:
+            made._promises.add((super().from_dict(fields).config, data["fingerprint"]))
         return made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
     def similarity(
         self, embedding1: list[float], embedding2: list[float], mode: SimilarityMode = SimilarityMode.DEFAULT
     ) -> float:
-        """LlamaIndex's similarity, with 0 for the cosine of a zero vector, where its own is NaN and stops its splitters."""
+        """LlamaIndex's similarity, but 0 for the cosine of a zero vector: its NaN keeps splitters from splitting."""
         if mode == SimilarityMode.DEFAULT and not (any(embedding1) and any(embedding2)):
             return 0.0
         return float(super().similarity(embedding1, embedding2, mode))
@@ -142,9 +142,7 @@ def _advised(texts: list[str]) -> Iterator[None]:
         yield
     except TextError as error:
         if isinstance(error, EmptyTextError):
-            error = EmptyTextError(
-                error.index, f"must not be empty or blank, got {texts[error.index][:20]!r}; {_LEAVE_OUT}"
-            )
+            error = EmptyTextError(error.index, _BLANK.format(texts[error.index][:20]))
         vars(error)["text"] = texts[error.index]
         raise error from error.__cause__
 
