@@ -2,10 +2,11 @@
 
     pip install 'echo-embed[langchain,chroma]' langchain-chroma langchain-text-splitters
     python examples/rag_langchain_chroma.py
-    python examples/rag_langchain_chroma.py "What should I do about a burn?" --index my-index     # a second run finds the index and adds nothing
-    python examples/rag_langchain_chroma.py --answer-model HuggingFaceTB/SmolLM2-360M-Instruct    # any causal model: a name or a folder
+    python examples/rag_langchain_chroma.py "What should I do about a burn?" --index my-index
+    python examples/rag_langchain_chroma.py --answer-model HuggingFaceTB/SmolLM2-360M-Instruct
 
-Without --answer-model it prints the passages alone: the embedding model that comes with echo-embed finds passages but cannot write answers.
+A second run with the same --index finds it and adds nothing. Without --answer-model (any causal model: a name or a
+folder) the passages alone are printed: the model that comes with echo-embed finds passages but cannot write answers.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 try:
-    import chromadb
     from langchain_core.documents import Document
     from langchain_core.output_parsers import StrOutputParser
     from langchain_core.prompt_values import PromptValue
@@ -26,20 +26,17 @@ try:
     from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
     from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-    from echo_chroma import document_id
+    from echo_chroma import document_id, open_client
     from langchain_echo import EchoEmbeddings
     from langchain_echo.chroma import EchoChroma
 except ImportError as error:
-    sys.exit(
-        f"{error}\nThis example needs: pip install 'echo-embed[langchain,chroma]' langchain-chroma langchain-text-splitters"
-    )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+    packages = "'echo-embed[langchain,chroma]' langchain-chroma langchain-text-splitters"
+    sys.exit(f"{error}\nThis example needs: pip install {packages}")
 
 DATA = Path(__file__).parent / "data" / "documents"
 PROMPT = ChatPromptTemplate.from_template(
-    "Answer the question in one or two sentences, from these passages alone. If they do not tell, say so.\n\n{context}\n\nQuestion: {question}"
+    "Answer the question in one or two sentences, from these passages alone. If they do not tell, say so.\n\n"
+    "{context}\n\nQuestion: {question}"
 )
 
 
@@ -47,31 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Index, retrieve, answer, print."""
     options = parse(arguments)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        client = chromadb.PersistentClient(
-            options.index or temporary, settings=chromadb.Settings(anonymized_telemetry=False)
-        )
         # Opened with another model than it was made with, this raises EmbeddingSpaceMismatch.
+        client = open_client(options.index or temporary)
         store = EchoChroma("documents", EchoEmbeddings(model=options.model), client=client)
         added, total = index(store, options.documents)
         print(f"Indexed {added} new passages, {total} in all, in {options.index or 'a temporary folder'}.\n")
-        result = build_chain(store, options).invoke({"question": options.question})
-        show(result)
+        show(build_chain(store, options).invoke({"question": options.question}))
 
 
 def index(store: EchoChroma, folder: Path) -> tuple[int, int]:
-    """(new passages, all passages): each is stored under a hash of its text and file, so that nothing is embedded twice."""
-    documents = [
-        Document(path.read_text(encoding="utf-8"), metadata={"source": path.name})
-        for path in sorted(folder.glob("*.md"))
-    ]
+    """(new passages, all passages); each has a hash of its text and file for its id, so that none is embedded twice."""
+    files = sorted(folder.glob("*.md"))
+    documents = [Document(file.read_text(encoding="utf-8"), metadata={"source": file.name}) for file in files]
     if not documents:
         sys.exit(f"--documents must be a folder with *.md files, got {folder}")
     passages = RecursiveCharacterTextSplitter(chunk_size=400, chunk_overlap=80).split_documents(documents)
     by_id = {document_id(passage.page_content, passage.metadata["source"]): passage for passage in passages}
     stored = set(store.get(list(by_id), include=[])["ids"])
     new = {id_: passage for id_, passage in by_id.items() if id_ not in stored}
-    if new:
-        store.add_documents(list(new.values()), ids=list(new))
+    store.add_documents(list(new.values()), ids=list(new))
     return len(new), len(by_id)
 
 
@@ -119,14 +110,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", nargs="?", default="How do hive insects stay warm when it snows?")
-    parser.add_argument(
-        "--documents", type=Path, default=DATA, help="folder of *.md files (default: the ones beside this example)"
-    )
+    parser.add_argument("--documents", type=Path, default=DATA, help="folder of *.md files (default: the example's)")
     parser.add_argument("--index", help="folder that keeps the index (default: a temporary one)")
-    parser.add_argument(
-        "--model",
-        help="causal model that embeds: a name on the Hub or a folder (default: the one that comes with echo-embed)",
-    )
+    parser.add_argument("--model", help="causal model that embeds (default: the one that comes with echo-embed)")
     parser.add_argument("--answer-model", help="causal model that writes the answer (default: none, retrieval alone)")
     parser.add_argument("--passages", type=int, default=3, help="how many to retrieve")
     return parser.parse_args(arguments)

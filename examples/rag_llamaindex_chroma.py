@@ -1,4 +1,4 @@
-"""Retrieval with LlamaIndex and Chroma: index a folder of documents, ask 40 questions, print what is found and how often it is right.
+"""Retrieval with LlamaIndex and Chroma: index a folder of documents, ask 40 questions, print what is found.
 
 pip install 'echo-embed[llama-index,chroma]' llama-index-vector-stores-chroma
 python examples/rag_llamaindex_chroma.py
@@ -11,11 +11,10 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 try:
-    import chromadb
     from llama_index.core import Settings, VectorStoreIndex
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import TextNode
@@ -24,12 +23,8 @@ try:
     from llama_index.embeddings.echo import EchoEmbedding
     from llama_index.embeddings.echo.chroma import open_chroma_vector_store
 except ImportError as error:
-    sys.exit(
-        f"{error}\nThis example needs: pip install 'echo-embed[llama-index,chroma]' llama-index-vector-stores-chroma"
-    )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+    packages = "'echo-embed[llama-index,chroma]' llama-index-vector-stores-chroma"
+    sys.exit(f"{error}\nThis example needs: pip install {packages}")
 
 DATA = Path(__file__).parent / "data"
 
@@ -39,17 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     Settings.embed_model = EchoEmbedding(model_name=options.model)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        client = chromadb.PersistentClient(
-            options.index or temporary, settings=chromadb.Settings(anonymized_telemetry=False)
-        )
-        index = build_index(client, DATA / "documents")
+        index = build_index(options.index or temporary, DATA / "documents")
         ask_all(index.as_retriever(similarity_top_k=3), DATA / "questions.jsonl")
 
 
-def build_index(client: chromadb.ClientAPI, folder: Path) -> VectorStoreIndex:
+def build_index(place: str, folder: Path) -> VectorStoreIndex:
     """The index over the folder's documents, one node each; a file that is stored already is not embedded again."""
     # Opened with another model than it was made with, this raises EmbeddingSpaceMismatch.
-    store = open_chroma_vector_store(Settings.embed_model, client, "documents")
+    store = open_chroma_vector_store(Settings.embed_model, place, "documents")
     index = VectorStoreIndex.from_vector_store(store)
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
     nodes = [TextNode(id_=document_id(text, name), text=text, metadata={"file": name}) for name, text in texts.items()]
@@ -71,19 +63,14 @@ def ask_all(retriever: BaseRetriever, path: Path) -> None:
         first, within = first + (hits[0] == line["document"]), within + (line["document"] in hits)
         verdict = "right" if hits[0] == line["document"] else f"wrong, wanted {line['document']}"
         print(f"{line['question']}\n   → {hits[0]} ({verdict})")
-    print(
-        f"\nThe right document comes first for {first} of {len(lines)} questions, among the first three for {within}."
-    )
+    print(f"\nThe right document comes first for {first} of {len(lines)} questions, in the first three for {within}.")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", help="folder that keeps the index (default: a temporary one)")
-    parser.add_argument(
-        "--model",
-        help="causal model that embeds: a name on the Hub or a folder (default: the one that comes with echo-embed)",
-    )
+    parser.add_argument("--model", help="causal model that embeds (default: the one that comes with echo-embed)")
     return parser.parse_args(arguments)
 
 

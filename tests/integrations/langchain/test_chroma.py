@@ -220,7 +220,7 @@ def test_a_distance_that_does_not_say_the_cosine_is_refused(options, client):
     assert EchoChroma("others", embeddings, client=client).add_texts(TEXTS)
 
 
-# ---- what is checked before anything is embedded ----------------------------------------------------------------------
+# ---- what is checked before anything is embedded ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -274,7 +274,9 @@ async def test_wrong_documents_are_found_before_anything_is_embedded(embeddings,
 
 
 @pytest.mark.usefixtures("no_embedding")
-@pytest.mark.parametrize("wrong", ["one text", b"a", {"a": 1}, {"a", "b"}, None], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize(
+    "wrong", ["one text", b"a", {"a": 1}, {"a", "b"}, None], ids=lambda wrong: type(wrong).__name__
+)
 async def test_what_is_no_list_of_texts_is_refused_in_every_entrance(embeddings, client, wrong):
     """A string was stored letter by letter, a dict by its keys, a set in any order."""
     store = EchoChroma("notes", embeddings, client=client)
@@ -327,7 +329,7 @@ def test_an_added_text_takes_the_place_of_the_one_with_its_id(embeddings, client
 def test_an_error_names_the_texts_place_in_the_whole_call(embeddings, client, monkeypatch):
     monkeypatch.setattr(langchain_echo.chroma, "BATCH", 2)
     store = EchoChroma("notes", embeddings, client=client)
-    with pytest.raises(EmptyTextError, match="^text 3 must not be empty"):
+    with pytest.raises(EmptyTextError, match=r"^text 3 must not be empty"):
         store.add_texts(["a", "b", "c", " "])
     assert sorted(store.get()["documents"]) == ["a", "b"]
 
@@ -356,7 +358,9 @@ def test_a_store_that_went_away_says_what_is_stored(embeddings, client, monkeypa
         upsert(self, *columns)
 
     monkeypatch.setattr(kind, "upsert", once)
-    with pytest.raises(StoreError, match=r"'notes' failed \(ConnectError.*the first 2 of this call are stored; run the same"):
+    with pytest.raises(
+        StoreError, match=r"'notes' failed \(ConnectError.*the first 2 of this call are stored; run the same"
+    ):
         store.add_texts(["a", "b", "c"])
 
 

@@ -20,7 +20,7 @@ from langchain_echo.cache import cached
 TEXT = "the tide\ncomes in"
 
 
-# ---- options ---------------------------------------------------------------------------------------------------------------------------------
+# ---- options ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_fields_are_those_of_the_config_and_of_the_runtime():
@@ -88,13 +88,13 @@ def test_two_objects_with_the_same_options_share_the_weights(options):
     assert EchoEmbeddings(**options).encoder is EchoEmbeddings(**options).encoder
 
 
-# ---- imports ---------------------------------------------------------------------------------------------------------------------------------
+# ---- imports ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", ["langchain_echo", "langchain_echo.chroma", "langchain_echo.cache"])
 def test_importing_it_and_making_an_object_loads_no_torch(run_python, module):
-    code = f"import sys, {module}; from langchain_echo import EchoEmbeddings; EchoEmbeddings(layer=2); sys.exit('torch' in sys.modules)"
-    result = run_python(code)
+    made = "from langchain_echo import EchoEmbeddings; EchoEmbeddings(layer=2)"
+    result = run_python(f"import sys, {module}; {made}; sys.exit('torch' in sys.modules)")
     assert result.returncode == 0, result.stderr
 
 
@@ -112,7 +112,7 @@ def test_a_missing_package_is_named_with_its_install_command(run_python, missing
     assert install in result.stderr.splitlines()[-1]
 
 
-# ---- caches ----------------------------------------------------------------------------------------------------------------------------------
+# ---- caches ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_cache_namespace_names_model_and_options_but_not_the_machine(options, model_folder):
@@ -160,7 +160,7 @@ async def test_the_cache_serves_async_calls_and_other_options_from_one_store(opt
     assert len(list(store.yield_keys())) == 4
 
 
-# ---- in LangChain's own parts ----------------------------------------------------------------------------------------------------------------
+# ---- in LangChain's own parts ----------------------------------------------------------------------------------------
 
 
 def test_the_in_memory_store_finds_by_query_template_among_documents_by_document_template(embeddings):
@@ -215,7 +215,7 @@ async def test_a_retrieval_chain_answers_from_what_was_found(options):
     assert await chain.ainvoke("soap is made of fat") == "Human: soap is made of fat | soap is made of fat"
 
 
-# ---- the event loop --------------------------------------------------------------------------------------------------------------------------
+# ---- the event loop --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

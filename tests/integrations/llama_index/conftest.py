@@ -1,4 +1,4 @@
-"""EchoEmbedding over a tiny model, with templates that give a query and a document of the same text different vectors."""
+"""EchoEmbedding over a tiny model, with templates that give one text a vector as a query and another as a document."""
 
 import pytest
 

@@ -160,7 +160,9 @@ def test_a_marginal_search_gives_cosines_too(store):
 def test_a_cutoff_keeps_what_is_nearer_than_a_cosine(store):
     store.add(by_hand())
     result = store.query(QUERY)
-    hits = [NodeWithScore(node=node, score=score) for node, score in zip(result.nodes, result.similarities, strict=True)]
+    hits = [
+        NodeWithScore(node=node, score=score) for node, score in zip(result.nodes, result.similarities, strict=True)
+    ]
     kept = SimilarityPostprocessor(similarity_cutoff=0.4).postprocess_nodes(hits)
     assert [hit.node.text for hit in kept] == ["near", "half"]
 
@@ -190,7 +192,9 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 async def test_wrong_nodes_are_found_before_anything_is_stored(store, wrong):
     changed, kind, message = WRONG[wrong]
-    two = [TextNode(**{"text": "a", "id_": f"node-{i}", "embedding": [1.0, 0.0], **(changed if i else {})}) for i in (0, 1)]
+    two = [
+        TextNode(**{"text": "a", "id_": f"node-{i}", "embedding": [1.0, 0.0], **(changed if i else {})}) for i in (0, 1)
+    ]
     with pytest.raises(kind, match=message):
         store.add(two)
     with pytest.raises(kind, match=message):
@@ -263,9 +267,7 @@ async def test_the_event_loop_ticks_while_the_store_works(store, monkeypatch, lo
     kind = type(store.client)
     for method in ("query", "upsert", "delete", "get"):
         slow = getattr(kind, method)
-        monkeypatch.setattr(
-            kind, method, lambda self, *a, slow=slow, **k: time.sleep(0.3) or slow(self, *a, **k)
-        )
+        monkeypatch.setattr(kind, method, lambda self, *a, slow=slow, **k: time.sleep(0.3) or slow(self, *a, **k))
     took, stall = await longest_stall(getattr(store, name)(*arguments))
     assert took > 0.3
     assert stall < 0.2
