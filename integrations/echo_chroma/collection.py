@@ -40,7 +40,11 @@ def open_collection(
         ModelError: no such model.
         StoreError: the store does not answer.
     """
-    function = EchoEmbeddingFunction(config, runtime)
+    return open_for(EchoEmbeddingFunction(config, runtime), client, name)
+
+
+def open_for(function: EchoEmbeddingFunction, client: ClientAPI | str | os.PathLike[str], name: str) -> Collection:
+    """``open_collection`` for the vectors of a function."""
     options = collection_options(function)
     with reaching(name, "nothing was changed"):
         opened = open_client(client) if isinstance(client, str | os.PathLike) else client

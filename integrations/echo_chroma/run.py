@@ -38,7 +38,7 @@ class Run:
     def write(self, records: Iterable[Record], total: int | None, ids_given: bool) -> None:
         """Store the records that are new or differ. An id that comes again is an error, or ignored if it was made."""
         with one_bar(total, self._function.runtime.progress) as progress:
-            for batch in _batches(records, self._batch_size):
+            for batch in batches(records, self._batch_size):
                 changes = compare(self._first_of_each(batch, ids_given), self._stored(batch))
                 if not self._dry_run:
                     self._put(self._collection.update, changes.relabelled, embed=False)
@@ -103,7 +103,7 @@ class Run:
         return reaching(self._collection.name, f"at least {done} records of this run are stored")
 
 
-def _batches(records: Iterable[Record], count: int) -> Iterator[list[Record]]:
+def batches(records: Iterable[Record], count: int) -> Iterator[list[Record]]:
     """Consecutive records, at most ``count`` and about BATCH_CHARACTERS characters of text at a time."""
     batch: list[Record] = []
     characters = 0

@@ -34,6 +34,7 @@ TEXTS = [
     "Ünïcödé — 雾是接触地面的云 🌫️ e\u0301 \u200d",
     "</s> <s> <|endoftext|> [INST] {text} [[{text}]] {{bos}}",
     " white space around\t ",
+    "FOG IS A CLOUD THAT TOUCHES THE GROUND.",
     "a long text, window after window: " + "the tide comes in and the tide goes out. " * 12,
     "Fog is a cloud that touches the ground.",
 ]
@@ -50,6 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # field → what is changed to set it, i
     "overlap": {"overlap": 10},
     "seam": {"seam": "reference"},
     "empty": {"empty": "zero"},
+    "caps": {"caps": "sentence"},
     "prepend_layers": {
         "prepend_layers": 1,
         "query_template": "prepending",
@@ -57,6 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # field → what is changed to set it, i
         "instruction": None,
     },
     "centre": {"centre": tuple(0.05 * (-1) ** i for i in range(32))},
+    "query_centre": {"query_centre": tuple(0.05 * (-1) ** (i // 2) for i in range(32))},
     "filter": {"filter": 2},
     "dimension": {"dimension": 8},
     "normalize": {"normalize": False},

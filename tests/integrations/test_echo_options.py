@@ -319,7 +319,7 @@ class Frame:
         return 1
 
 
-NO_LISTS = ["one text", b"bytes", {"text": "a"}, {"a", "b"}, frozenset("ab"), 3, None]
+NO_LISTS = ["one text", b"bytes", {"text": "a"}, {"a", "b"}, frozenset("ab"), Frame(), 3, None]
 
 
 @pytest.mark.parametrize("wrong", NO_LISTS, ids=lambda wrong: type(wrong).__name__)

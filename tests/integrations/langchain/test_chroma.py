@@ -275,7 +275,7 @@ async def test_wrong_documents_are_found_before_anything_is_embedded(embeddings,
 
 @pytest.mark.usefixtures("no_embedding")
 @pytest.mark.parametrize(
-    "wrong", ["one text", b"a", {"a": 1}, {"a", "b"}, None], ids=lambda wrong: type(wrong).__name__
+    "wrong", ["one text", b"a", {"a": 1}, {"a", "b"}, np.array([["a"]]), None], ids=lambda wrong: type(wrong).__name__
 )
 async def test_what_is_no_list_of_texts_is_refused_in_every_entrance(embeddings, client, wrong):
     """A string was stored letter by letter, a dict by its keys, a set in any order."""
