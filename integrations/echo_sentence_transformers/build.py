@@ -1,15 +1,19 @@
-"""A causal model, not yet one of sentence-transformers', to the modules of a new one."""
+"""A causal model to the modules of a sentence-transformers model; and the check that modules belong together."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from echo_core.config import EchoConfig
-from echo_core.identity.checkpoint import CONFIG_FILE, load_config
+from echo_core.errors import ConfigError, ModelError
+from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint, load_config
+from echo_core.identity.files import local_path
+from echo_core.methods.embed_filter import filter_basis
+from echo_sentence_transformers.finish import EchoFinish, finish_matrix, needs_matrix
 from echo_sentence_transformers.pooling import EchoPooling
 from echo_sentence_transformers.transformer import EchoTransformer
 
@@ -18,19 +22,34 @@ _SHARED = {
     "trust_remote_code": "trust_remote_code",
     "revision": "revision",
     "local_files_only": "local_files_only",
-}
-_SHARED["cache_folder"] = "cache_dir"  # sentence-transformers' name → transformers'
+    "cache_folder": "cache_dir",
+}  # sentence-transformers' name → transformers'
 _KINDS = ("model_kwargs", "processor_kwargs", "config_kwargs")
 
 
 def config_for(model_name_or_path: str) -> EchoConfig:
     """The config that EchoEncoder.save left in a folder, else the presets or defaults for a model of this name."""
-    folder = Path(model_name_or_path)
+    folder = local_path(model_name_or_path)
     return load_config(folder) if (folder / CONFIG_FILE).is_file() else EchoConfig(model_name_or_path)
 
 
+def checkpoint_of(echo: EchoConfig) -> str:
+    """The config's model as transformers takes it: a folder, or a name on the Hub, for the caller's options."""
+    return echo.model if echo.model and _on_the_hub(echo.model) else str(find_checkpoint(echo))
+
+
+def may_be_saved(model_name_or_path: str) -> bool:
+    """True for a folder that sentence-transformers wrote, and for a name on the Hub, where it looks itself."""
+    return _on_the_hub(model_name_or_path) or (local_path(model_name_or_path) / "modules.json").is_file()
+
+
+def _on_the_hub(name: str) -> bool:
+    of_a_file = name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
+    return name.count("/") <= 1 and not of_a_file and not local_path(name).exists()
+
+
 def build_modules(model_name_or_path: str, echo: EchoConfig, options: dict[str, Any]) -> list[nn.Module]:
-    """The transformer, the pooling, and unit length where the config wants it.
+    """The transformer, the pooling, what the config does to pooled states, and unit length where it wants that.
 
     Args:
         model_name_or_path: of a causal model.
@@ -40,5 +59,36 @@ def build_modules(model_name_or_path: str, echo: EchoConfig, options: dict[str, 
     shared = {theirs: options[ours] for ours, theirs in _SHARED.items() if options.get(ours) is not None}
     given: dict[str, Any] = {kind: {**shared, **(options.get(kind) or {})} for kind in _KINDS}
     transformer = EchoTransformer(model_name_or_path, echo=echo, **given)
-    pooling = EchoPooling(transformer.get_embedding_dimension(), echo.pooling, echo.dimension)
-    return [transformer, pooling, *([Normalize()] if echo.normalize else [])]
+    width = transformer.get_embedding_dimension()
+    unit = [Normalize()] if echo.normalize else []
+    if not needs_matrix(echo):
+        return [transformer, EchoPooling(width, echo.pooling, echo.dimension), *unit]
+    trusted = bool(options.get("trust_remote_code"))
+    basis = None if echo.filter is None else filter_basis(find_checkpoint(echo), trusted)
+    roles = ("document", "query") if echo.query_centre is not None else ("document",)
+    matrices = [finish_matrix(echo, width, basis, role) for role in roles]
+    return [transformer, EchoPooling(width, echo.pooling), EchoFinish(*matrices), *unit]
+
+
+def check_modules(modules: Sequence[nn.Module]) -> None:
+    """Return if the modules begin with an EchoTransformer and give what its config says.
+
+    Raises:
+        ModelError: they begin with something else.
+        ConfigError: states are pooled otherwise, or what the config does to pooled states is missing.
+    """
+    first, *others = modules
+    pooling = next((module for module in others if isinstance(module, EchoPooling)), None)
+    if not isinstance(first, EchoTransformer) or pooling is None:
+        kinds = [type(module).__name__ for module in modules]
+        raise ModelError(
+            f"modules must be an EchoTransformer, an EchoPooling and others, got {kinds}; use SentenceTransformer"
+        )
+    if pooling.pooling != first.echo.pooling:
+        raise ConfigError(
+            f"pooling must be the same in both modules, got {first.echo.pooling!r} and {pooling.pooling!r}"
+        )
+    if needs_matrix(first.echo) and not any(isinstance(module, EchoFinish) for module in others):
+        raise ConfigError(
+            "modules must have an EchoFinish where the config has a centre or a filter, got none; make them anew"
+        )

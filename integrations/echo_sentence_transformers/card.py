@@ -1,4 +1,4 @@
-"""The model card of a saved model: what a stranger must install, how to load, and which templates the model says its texts with."""
+"""The model card of a saved model: what to install, how to load it, and which templates it says its texts with."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CHANGES = (
         re.compile(r"from sentence_transformers import SentenceTransformer\b"),
         "from echo_sentence_transformers import EchoSentenceTransformer",
     ),
-    (re.compile(r"(?<![A-Za-z.])SentenceTransformer\((?=[\"'])"), "EchoSentenceTransformer("),
+    (re.compile(r"(?<![A-Za-z.])SentenceTransformer\((?=[\"'])(?!.*trust_remote_code)"), "EchoSentenceTransformer("),
 )
 _TITLE = "## Echo embeddings"
 _SECTION = """{title}
 
-This model makes echo embeddings ([arXiv 2402.15449](https://arxiv.org/abs/2402.15449)): each text is said to a causal language model inside
-a template, and only the part in double brackets is pooled. Plain `SentenceTransformer` refuses it; install and load it so:
+This model makes echo embeddings ([arXiv 2402.15449](https://arxiv.org/abs/2402.15449)): each text is said to a causal
+language model inside a template, and only the part in double brackets is pooled. Install and load it so:
 
 ```bash
 {install}
@@ -36,6 +36,10 @@ model = EchoSentenceTransformer("{name}")
 queries = model.encode_query(["..."])
 documents = model.encode_document(["..."])
 ```
+Plain Sentence Transformers, and tools that load models by name, refuse it unless they are told to trust the modules of
+the installed echo-embed: `SentenceTransformer("{name}", trust_remote_code=True)`. Long texts are cut there, and read in
+windows here.
+
 Queries are said as
 
 ```text

@@ -1,8 +1,11 @@
-"""The stored half of ``EchoSentenceTransformer``: made of a causal model, saved with its card, loaded again without trusting foreign code."""
+"""The stored half of ``EchoSentenceTransformer``: made, saved with its card, loaded without trusting foreign code."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,20 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from echo_core.config import EchoConfig
+from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
-from echo_core.identity.checkpoint import DEFAULT_MODEL
-from echo_sentence_transformers.build import build_modules, config_for
+from echo_sentence_transformers.build import build_modules, check_modules, checkpoint_of, config_for, may_be_saved
 from echo_sentence_transformers.card import rewrite_card
+from echo_sentence_transformers.finish import EchoFinish
 from echo_sentence_transformers.pooling import EchoPooling
 from echo_sentence_transformers.transformer import EchoTransformer
 
-_CLASSES = {f"echo_sentence_transformers.{cls.__name__}": cls for cls in (EchoTransformer, EchoPooling)}
+log = logging.getLogger("echo_sentence_transformers")
+
+_OURS = {f"echo_sentence_transformers.{cls.__name__}": cls for cls in (EchoTransformer, EchoPooling, EchoFinish)}
+# Modules that make an embedding model of a language model without weights of their own.
+_PLAIN = re.compile(r"sentence_transformers\.(\w+\.)*(Transformer|Pooling|Normalize)")
+_FILES = ("token", "cache_folder", "revision", "local_files_only")
 
 
 class StoredModel(SentenceTransformer):  # type: ignore[misc]
@@ -27,17 +36,23 @@ class StoredModel(SentenceTransformer):  # type: ignore[misc]
         """``options`` are those of SentenceTransformer.
 
         Raises:
-            ModelError: the saved model has modules that are neither ours nor sentence-transformers'.
+            ModelError: no causal model with all its weights as safetensors, or saved modules that are not echo's.
             ConfigError: an option that this model, or sentence-transformers, cannot serve.
         """
-        if model_name_or_path is None and options.get("modules") is None:
-            model_name_or_path = EchoConfig()
-        if isinstance(model_name_or_path, EchoConfig):
-            echo, model_name_or_path = model_name_or_path, None
-            options["modules"] = build_modules(
-                echo.model or str(DEFAULT_MODEL), echo, {"revision": echo.revision, **options}
-            )
-        super().__init__(None if model_name_or_path is None else os.fspath(model_name_or_path), **options)
+        name = model_name_or_path
+        if name is None and options.get("modules") is None:
+            name = EchoConfig()
+        elif name is not None and not isinstance(name, EchoConfig):
+            name = os.path.expanduser(name)
+            name = name if may_be_saved(name) else config_for(name)
+        with load_lock():
+            if isinstance(name, EchoConfig):
+                options["modules"] = build_modules(checkpoint_of(name), name, {"revision": name.revision, **options})
+                name = None
+            super().__init__(name, **options)
+            check_modules(list(self))
+            self[0].decoder.prepare()  # one whose tokens see later ones is refused here, not at the first text
+            self[0].decoder.use_own_attention()
         self.model_card_data.library_name = "echo-embed"  # what the Hub shows as the way to load it
 
     @property
@@ -55,15 +70,29 @@ class StoredModel(SentenceTransformer):  # type: ignore[misc]
             "from sentence_transformers import", "from echo_sentence_transformers import"
         )
 
+    def _load_config_modules(self, model_name_or_path: str, **options: Any) -> tuple[Any, Any]:
+        """The saved modules, or new ones around the language model of a plain sentence-transformers model."""
+        place = {name: options[name] for name in _FILES if name in options}
+        found = EchoTransformer.load_file_path(model_name_or_path, "modules.json", **place)
+        types = [module["type"] for module in json.loads(Path(found).read_text(encoding="utf-8"))]
+        if types[:1] == ["echo_sentence_transformers.EchoTransformer"]:
+            return super()._load_config_modules(model_name_or_path, **options)  # type: ignore[no-any-return]
+        others = [kind for kind in types if not _PLAIN.fullmatch(kind)]
+        if others:
+            way_out = "open it with SentenceTransformer, or its model alone with EchoSentenceTransformer(EchoConfig(…))"
+            raise ModelError(f"{model_name_or_path} must be an echo or causal model, got modules {others}; {way_out}")
+        what = "opened as the causal language model that it is; its own pooling and prompts are not used"
+        log.warning("%s is %s", model_name_or_path, what)
+        return self._load_default_modules(model_name_or_path, **options)
+
     def _load_module_class_from_ref(
         self, class_ref: str, model_name_or_path: str, trust_remote_code: bool, *args: Any, **options: Any
     ) -> Any:
-        if class_ref in _CLASSES:
-            return _CLASSES[class_ref]
+        if class_ref in _OURS:
+            return _OURS[class_ref]
         if not trust_remote_code and not class_ref.startswith("sentence_transformers."):
-            raise ModelError(
-                f"{model_name_or_path} asks for the module {class_ref}, which is foreign code; read it, then use trust_remote_code=True"
-            )
+            way_out = "read it, then use trust_remote_code=True"
+            raise ModelError(f"{model_name_or_path} asks for the module {class_ref}, which is foreign code; {way_out}")
         return super()._load_module_class_from_ref(class_ref, model_name_or_path, trust_remote_code, *args, **options)
 
     def _load_default_modules(self, model_name_or_path: str, **options: Any) -> tuple[list[nn.Module], dict[str, Any]]:

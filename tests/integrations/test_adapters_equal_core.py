@@ -22,7 +22,7 @@ pytest.importorskip("llama_index.core")
 pytest.importorskip("sentence_transformers")
 
 from echo_chroma import EchoEmbeddingFunction
-from echo_core import ConfigError, EchoConfig, EchoEncoder, EmptyTextError, Runtime
+from echo_core import EchoConfig, EchoEncoder, EmptyTextError, Runtime
 from echo_sentence_transformers import EchoSentenceTransformer
 from langchain_echo import EchoEmbeddings
 from llama_index.embeddings.echo import EchoEmbedding
@@ -77,7 +77,6 @@ class Adapter:
     query_takes_list: bool = False
     adocuments: str = ""
     aquery: str = ""
-    refuses: frozenset[str] = frozenset()  # options that it does not serve, and says so
 
     def encode(
         self,
@@ -133,9 +132,6 @@ ADAPTERS = [
         "encode_document",
         "encode_query",
         query_takes_list=True,
-        refuses=frozenset(
-            {"layer", "prepend_layers", "centre", "filter"}
-        ),  # layer: several of them; one is fine, see below
     ),
 ]
 WITH_ASYNC = [adapter for adapter in ADAPTERS if adapter.adocuments]
@@ -193,10 +189,6 @@ def test_the_texts_of_these_tests_all_have_vectors_of_their_own(expected):
 def test_every_option_that_defines_the_vector_reaches_the_encoder(adapter, config, option):
     changed = dataclasses.replace(config, **OPTIONS[option])
     assert getattr(changed, option) != getattr(config, option)
-    if option in adapter.refuses:
-        with pytest.raises(ConfigError, match=option):
-            adapter.make(changed)
-        return
     core = EchoEncoder(changed, RUNTIME)
     subject = adapter.make(changed)
     texts = [*TEXTS, " "] if option == "empty" else TEXTS

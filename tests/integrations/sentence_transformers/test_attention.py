@@ -36,7 +36,7 @@ def test_encode_runs_with_the_encoders_attention_and_training_with_the_models(mo
 
 
 def test_encode_runs_what_all_rows_begin_with_once_and_pads_nothing(model: EchoSentenceTransformer) -> None:
-    """Short queries took a tenth longer than in the encoder, which lays rows end to end where that saves enough tokens."""
+    """Short queries took a tenth longer than in the encoder, which lays rows end to end."""
     texts = [f"Where is {word}?" for word in ("Paris", "the village by the frozen river", "it", "Prague")]
     lengths = [len(model[0].preprocess([text])["input_ids"][0]) for text in texts]
     seen: list[int] = []
@@ -69,7 +69,7 @@ def test_a_model_with_another_kind_of_attention_gives_the_vectors_of_its_own(mod
 def test_soft_caps_of_attention_scores_are_kept_in_encode_in_training_and_after_loading(
     model_folder: object, tmp_path: Path
 ) -> None:
-    """A Gemma 2 ran with transformers' sdpa, which leaves its soft caps out in silence: its vectors were those of another model."""
+    """A Gemma 2 ran with transformers' sdpa, which leaves its soft caps out in silence, and gave other vectors."""
     folder = model_folder("gemma2")  # type: ignore[operator]
     echo = EchoConfig(str(folder))
     expected = EchoEncoder(echo, Runtime(device="cpu", dtype="float32")).encode_documents(TEXTS)

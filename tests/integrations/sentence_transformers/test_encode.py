@@ -36,7 +36,9 @@ TEXTS = [
     "</s> <|im_end|> [[{text}]] {instruction} <s>",
     "Paris is the capital.",
     " spaces  around ",
+    "THE GREAT HALL IS CLOSED",
 ]
+PREPENDING = {"prepend_layers": 2, "query_template": "prepending", "document_template": "prepending"}
 CPU = Runtime(device="cpu", dtype="float32")
 
 
@@ -71,6 +73,10 @@ def core(tiny_llama: Path) -> EchoEncoder:
         {"max_tokens": 40, "overlap": 5},
         {"overflow": "truncate"},
         {"seam": "reference"},
+        {"layer": (-1, -2)},
+        {"layer": (1, 2), "pooling": "weighted_mean"},
+        PREPENDING,
+        {"caps": "sentence"},
     ],
     ids=str,
 )
@@ -89,7 +95,7 @@ def test_vectors_equal_the_core_for_other_families(model_folder: object, family:
 
 
 def test_an_independent_oracle_of_builtin_modules_gives_the_same_vector(tiny_llama: Path) -> None:
-    """The built-in Pooling can pool a second saying alone, if the first is passed as a prompt and each text is encoded by itself."""
+    """The built-in Pooling can pool a second saying alone, if the first is a prompt and each text is encoded alone."""
     plain = Transformer(str(tiny_llama))
     plain.tokenizer.pad_token = plain.tokenizer.eos_token  # asked for, though one text needs no padding
     oracle = SentenceTransformer(
@@ -231,7 +237,7 @@ def test_a_blank_text_is_a_zero_vector_if_the_config_says_so(tiny_llama: Path) -
 
 
 def test_padded_features_give_the_vectors_of_encode(model: EchoSentenceTransformer) -> None:
-    """What training sees, for texts of one window: (N, T) ids, an attention mask and a pooling mask, nothing that makes a phantom column."""
+    """What training sees of texts of one window: (N, T) ids and two masks, nothing that makes a phantom column."""
     texts = [text for text in TEXTS if len(text) < 200]
     features = model.preprocess(texts, task="query")
     assert set(features) == {"input_ids", "attention_mask", "pooling_mask"}
@@ -240,6 +246,18 @@ def test_padded_features_give_the_vectors_of_encode(model: EchoSentenceTransform
     assert returned is features
     assert torch.equal(returned["attention_mask"], mask)
     np.testing.assert_allclose(returned["sentence_embedding"].detach(), model.encode_query(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"layer": (-1, -2)}, {"layer": (1, 2)}, PREPENDING], ids=str)
+def test_padded_features_read_several_layers_and_prepend_as_encode_does(
+    tiny_llama: Path, fields: dict[str, object]
+) -> None:
+    model = build(tiny_llama, **fields)
+    texts = [text for text in TEXTS if len(text) < 200]
+    returned = model.train()(model.preprocess(texts))["sentence_embedding"]
+    np.testing.assert_allclose(returned.detach(), model.encode(texts), atol=1e-5)
+    returned.sum().backward()
+    assert model[0].model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
 
 
 def test_a_long_text_is_cut_in_features_with_one_warning(tiny_llama: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -297,7 +315,7 @@ def test_batches_keep_to_the_token_budget_and_batch_size_changes_nothing(model: 
         hook.remove()
         model.token_budget = None
     assert max(sizes) <= 700
-    assert len(sizes) < 10  # seven distinct rows and windows, though 21 texts
+    assert len(sizes) < 10  # eight distinct rows and windows, though 24 texts
     np.testing.assert_allclose(budgeted, model.encode(TEXTS * 3), atol=1e-5)
 
 
@@ -358,21 +376,6 @@ def test_an_instruct_models_chat_template_is_not_used(model_folder: object, tmp_
     np.testing.assert_allclose(
         model.encode(TEXTS), EchoEncoder(EchoConfig(str(folder)), CPU).encode_documents(TEXTS), atol=1e-5
     )
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"filter": 2},
-        {"centre": (1.0,) * 32},
-        {"layer": (-1, -2)},
-        {"prepend_layers": 1, "query_template": "prepending", "document_template": "prepending"},
-    ],
-    ids=lambda fields: next(iter(fields)),
-)
-def test_options_that_only_the_encoder_serves_are_refused(tiny_llama: Path, fields: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(fields))} must be .*sentence-transformers.*EchoEncoder"):
-        build(tiny_llama, **fields)
 
 
 def test_another_backend_and_a_missing_layer_are_refused(tiny_llama: Path) -> None:

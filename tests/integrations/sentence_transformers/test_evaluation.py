@@ -1,10 +1,9 @@
-"""sentence-transformers' evaluators, worker pools and mteb, each in roles."""
+"""sentence-transformers' evaluators and mteb, each in roles."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from datasets import Dataset
 from sentence_transformers.sentence_transformer.evaluation import (
@@ -13,7 +12,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
     TripletEvaluator,
 )
 
-from echo_core import EchoConfig, EmptyTextError
+from echo_core import EchoConfig
 from echo_sentence_transformers import EchoSentenceTransformer
 
 QUERY = "Question: {text} Asked again: [[{text}]]"
@@ -53,29 +52,6 @@ def test_similarity_and_triplet_evaluators_run(tiny: EchoSentenceTransformer, tm
     assert -1 <= tiny.evaluate(similar, str(tmp_path))["spearman_cosine"] <= 1
     triplets = TripletEvaluator(texts, texts, texts[1:] + texts[:1], show_progress_bar=False)
     assert tiny.evaluate(triplets, str(tmp_path))["cosine_accuracy"] == 1.0
-
-
-def test_a_pool_of_processes_gives_the_same_vectors_in_both_roles(tiny: EchoSentenceTransformer) -> None:
-    texts = [f"{text} Number {i}." for i in range(3) for text in CORPUS.values()] + ["It rained. " * 200]
-    pool = tiny.start_multi_process_pool(["cpu", "cpu"])
-    try:
-        np.testing.assert_allclose(
-            tiny.encode_document(texts, pool=pool, chunk_size=4), tiny.encode_document(texts), atol=1e-5
-        )
-        np.testing.assert_allclose(
-            tiny.encode_query(texts, pool=pool, chunk_size=4), tiny.encode_query(texts), atol=1e-5
-        )
-    finally:
-        tiny.stop_multi_process_pool(pool)
-
-
-def test_a_wrong_text_in_a_pool_is_named_by_its_number_in_the_call(tiny: EchoSentenceTransformer) -> None:
-    pool = tiny.start_multi_process_pool(["cpu"])
-    try:
-        with pytest.raises(EmptyTextError, match="text 3 "):
-            tiny.encode(["a", "b", "c", " "], pool=pool, chunk_size=2)
-    finally:
-        tiny.stop_multi_process_pool(pool)
 
 
 def test_mteb_evaluates_the_model_in_roles(embedded: EchoSentenceTransformer) -> None:

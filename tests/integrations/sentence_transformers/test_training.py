@@ -175,8 +175,16 @@ def test_a_saved_adapter_is_small_and_loads_onto_its_base(adapted: EchoSentenceT
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     again = EchoSentenceTransformer(str(tmp_path / "adapter"), device="cpu")
     np.testing.assert_allclose(again.encode_query(PAIRS["query"]), adapted.encode_query(PAIRS["query"]), atol=1e-5)
-    with pytest.raises(ModelError, match="merge it"):
+    with pytest.raises(ModelError, match="must fit its base model"):  # it has nothing for the layers that were dropped
         EchoEncoder.load(tmp_path / "adapter")
+    for name in ("adapter_model.bin", "gone"):
+        (tmp_path / "adapter" / "adapter_model.safetensors").replace(tmp_path / "adapter" / name)
+        with pytest.raises(ModelError, match=r"must have its weights as adapter_model.safetensors"):
+            EchoSentenceTransformer(str(tmp_path / "adapter"), device="cpu")
+        (tmp_path / "adapter" / name).replace(tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="must hold a model or an adapter, got both"):
+        EchoSentenceTransformer(str(tmp_path / "adapter"), device="cpu")
 
 
 def test_a_merged_adapter_gives_the_same_vectors_in_a_whole_model(

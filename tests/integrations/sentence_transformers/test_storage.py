@@ -1,0 +1,110 @@
+"""What is opened and what is refused: models of others, missing weights, other classes; and what 0.1.0 saved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from tiny_models import build_model
+
+from echo_core import EchoConfig, EchoEncoder, ModelError, Runtime
+from echo_sentence_transformers import EchoSentenceTransformer
+
+STORED = Path(__file__).parents[2] / "stored_by_0.1.0" / "sentence_transformers"
+TEXTS = ["Paris is the capital.", "two\nlines", "It rained. " * 60]
+CPU = Runtime(device="cpu", dtype="float32")
+
+
+def plain_model(folder: Path, *others: torch.nn.Module) -> SentenceTransformer:
+    """What sentence-transformers makes of a decoder, as Qwen3-Embedding is published."""
+    transformer = Transformer(str(folder))
+    pooling = Pooling(transformer.get_embedding_dimension(), "lasttoken")
+    return SentenceTransformer(modules=[transformer, pooling, *others], device="cpu", prompts={"query": "Instruct: "})
+
+
+def test_a_plain_folder_of_a_decoder_is_opened_as_the_causal_model_that_it_is(
+    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It loaded quietly with its own modules, and encode then failed with an AttributeError."""
+    plain_model(tiny_llama, Normalize()).save_pretrained(str(tmp_path))
+    with caplog.at_level(logging.WARNING, "echo_sentence_transformers"):
+        model = EchoSentenceTransformer(str(tmp_path), device="cpu")
+    assert "its own pooling and prompts are not used" in caplog.text
+    core = EchoEncoder(EchoConfig(str(tmp_path)), CPU)
+    np.testing.assert_allclose(model.encode_query(TEXTS), core.encode_queries(TEXTS), atol=1e-5)
+
+
+def test_a_plain_folder_with_a_trained_projection_is_refused_with_the_way_out(tiny_llama: Path, tmp_path: Path) -> None:
+    plain_model(tiny_llama, Dense(32, 8)).save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match=r"dense.Dense.*EchoSentenceTransformer\(EchoConfig"):
+        EchoSentenceTransformer(str(tmp_path), device="cpu")
+    assert EchoSentenceTransformer(EchoConfig(str(tmp_path)), device="cpu").encode(TEXTS).shape == (3, 32)
+
+
+def test_modules_of_sentence_transformers_alone_are_refused(tiny_llama: Path) -> None:
+    with pytest.raises(ModelError, match="must be an EchoTransformer"):
+        EchoSentenceTransformer(modules=list(plain_model(tiny_llama)), device="cpu")
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused_when_it_is_loaded(model_folder: object) -> None:
+    with pytest.raises(ModelError, match="must be a causal decoder"):
+        EchoSentenceTransformer(str(model_folder("bert")), device="cpu")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", ["SparseEncoder", "MultiVectorEncoder"])
+def test_other_classes_that_would_add_a_random_projection_are_refused(
+    tiny_llama: Path, tmp_path: Path, kind: str
+) -> None:
+    """They encoded, trusted, through a projection of random numbers."""
+    import sentence_transformers
+
+    EchoSentenceTransformer(str(tiny_llama), device="cpu").save_pretrained(str(tmp_path))
+    cls = getattr(sentence_transformers, kind, SparseEncoder)  # versions before 6 have the one alone
+    with pytest.raises(ModelError, match=f"got {cls.__name__}; open it with EchoSentenceTransformer"):
+        cls(str(tmp_path), trust_remote_code=True, device="cpu")
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["causal", "saved"])
+def test_weights_that_are_missing_or_no_safetensors_are_refused(
+    model_folder: object, tmp_path: Path, saved: bool
+) -> None:
+    """Missing tensors became random ones, others in each process, and pytorch_model.bin was unpickled."""
+    source = model_folder("llama", seed=5)  # type: ignore[operator]
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    if saved:
+        EchoSentenceTransformer(str(source), device="cpu").save_pretrained(str(folder))
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if "layers.1" in name)
+    save_file({key: value for key, value in tensors.items() if key != name}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="must have all its weights"):
+        EchoSentenceTransformer(str(folder), device="cpu")
+    path.unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"must have its weights as|cannot be loaded.*safetensors"):
+        EchoSentenceTransformer(str(folder), device="cpu")
+
+
+def test_what_version_0_1_0_saved_gives_the_vectors_of_its_config(tmp_path: Path) -> None:
+    folder = build_model(tmp_path / "model", "llama", num_hidden_layers=2)
+    source = EchoConfig(str(folder))
+    stored = json.loads((STORED / "echo_config.json").read_text())
+    shutil.copytree(STORED, folder, dirs_exist_ok=True)  # the config says that layers were cut off
+    model = EchoSentenceTransformer(str(folder), device="cpu")
+    core = EchoEncoder(EchoConfig.from_dict({**stored, "model": source.model}), CPU)
+    np.testing.assert_allclose(model.encode_query(TEXTS), core.encode_queries(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(model.encode_document(TEXTS), core.encode_documents(TEXTS), atol=1e-5)
+    again = tmp_path / "again"
+    model.save_pretrained(str(again))
+    for name in ("echo_config.json", "modules.json", "1_EchoPooling/config.json"):
+        now, then = json.loads((again / name).read_text()), json.loads((STORED / name).read_text())
+        assert now == then or then.items() <= now.items()
