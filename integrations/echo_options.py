@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, model_validator
@@ -140,25 +140,25 @@ def with_options(
         defaults: of options whose default is another one there.
     """
 
-    def field(knob: dataclasses.Field[Any]) -> Any:
-        return Field(
-            default=defaults.get(knob.name, knob.metadata.get("default", knob.default)),
-            alias=alias if knob.name == "model" else None,
-            exclude=knob.name in unwritten or None,
-            repr=knob.repr,
-        )
-
     def decorate(cls: type[Options]) -> type[Options]:
-        fields: dict[str, Any] = {
-            model if knob.name == "model" else knob.name: (get_type_hints(kind)[knob.name], field(knob))
-            for kind in (EchoConfig, Runtime)
-            for knob in dataclasses.fields(kind)
-        }
+        fields: dict[str, Any] = {}
+        for knob, hint in _knobs():
+            name, second = (model, alias) if knob.name == "model" else (knob.name, None)
+            default = defaults.get(knob.name, knob.metadata.get("default", knob.default))
+            field = Field(default=default, alias=second, exclude=knob.name in unwritten or None, repr=knob.repr)
+            fields[name] = hint, field
         made = create_model(cls.__name__, __base__=cls, __module__=cls.__module__, __doc__=cls.__doc__, **fields)
         made.model_field = model
         return made
 
     return decorate
+
+
+def _knobs() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """The fields of both dataclasses with their types."""
+    for kind in (EchoConfig, Runtime):
+        hints = get_type_hints(kind)
+        yield from ((knob, hints[knob.name]) for knob in dataclasses.fields(kind))
 
 
 def _names(kind: type[EchoConfig | Runtime]) -> tuple[str, ...]:
