@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 
-.PHONY: demo test test-slow test-lowest test-newest lint docs bench dist clean
+.PHONY: demo test test-slow test-lowest test-newest test-real real-models lint docs bench dist clean
 
 demo: $(VENV)/.chroma
 	$(BIN)/python examples/chroma_quickstart.py
@@ -23,6 +23,13 @@ test-lowest:
 
 test-newest:
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
+
+# Pretrained models to test and measure on: all, or `make real-models MODELS=smollm2`.
+real-models: $(BIN)/python
+	$(BIN)/python tests/real/fetch.py $(MODELS)
+
+test-real: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -rs -m "real and not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

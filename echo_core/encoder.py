@@ -16,6 +16,7 @@ from echo_core.assembly import Engine, build_pipelines, load_engine
 from echo_core.config import EchoConfig, Runtime, check_fields
 from echo_core.engine.threads import in_thread, process_lock
 from echo_core.identity.checkpoint import load_config, save_checkpoint
+from echo_core.identity.presets import preset_for
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
 from echo_core.methods.finish import Vectors, mean_direction, raw_config
 from echo_core.reading import Reading
@@ -47,7 +48,7 @@ class EchoEncoder(Reading):
             ConfigError: an option that this model, this machine or the given engine cannot serve.
         """
         given = model if isinstance(model, EchoConfig) or model is None else os.fspath(model)
-        self.config = given if isinstance(given, EchoConfig) else EchoConfig(given)
+        self.config = given if isinstance(given, EchoConfig) else preset_for(given)
         self.runtime = runtime or Runtime()
         self._engine = engine or load_engine(self.config, self.runtime)
         self._pipelines = build_pipelines(self._engine, self.config)

@@ -51,7 +51,7 @@ def with_absolute_model(config: EchoConfig) -> EchoConfig:
 
 
 def _resolved(name: str | None, revision: str | None, adapters: int = 0) -> Path:
-    found = DEFAULT_MODEL if name is None else _local_or_downloaded(name, revision)
+    found = DEFAULT_MODEL if name is None else locate(name, revision)
     if found.is_file():
         return unpack_gguf(found)
     if is_adapter(found):
@@ -61,7 +61,7 @@ def _resolved(name: str | None, revision: str | None, adapters: int = 0) -> Path
             )
         base = _resolved(*_base_of(found), adapters=adapters + 1)
         return merge_adapter(found, base)
-    if (file := _only_gguf(found)) is not None:
+    if (file := only_gguf(found)) is not None:
         return unpack_gguf(file)
     return _checked(found, name)
 
@@ -73,7 +73,12 @@ def _base_of(adapter: Path) -> tuple[str, str | None]:
     return (str(beside), None) if not local_path(name).exists() and beside.exists() else (name, revision)
 
 
-def _local_or_downloaded(name: str, revision: str | None) -> Path:
+def locate(name: str, revision: str | None = None) -> Path:
+    """The folder or the GGUF file that a name stands for, as it is; one on the Hub after downloading it.
+
+    Raises:
+        ModelError: there is none.
+    """
     path = local_path(name)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
         return path
@@ -100,7 +105,7 @@ def _download(name: str, revision: str | None) -> Path:
         raise ModelError(f"model {name!r} is neither a folder nor could it be had from the Hub: {error}") from error
 
 
-def _only_gguf(folder: Path) -> Path | None:
+def only_gguf(folder: Path) -> Path | None:
     """The GGUF file of a folder without safetensors, if there is one."""
     files = sorted(folder.glob("*.gguf"))
     if not files or ((folder / "config.json").is_file() and weight_files(folder)):

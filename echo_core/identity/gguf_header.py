@@ -52,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of a GGUF file says; arrays (the vocabulary) are left out."""
+    """What the head of a GGUF file says; of an array (the vocabulary) its length stands in ``values``."""
 
     values: dict[str, Any]
     tensors: dict[str, Place]
@@ -152,11 +152,11 @@ class _Cursor:
         if kind == _STRING:
             return name, self._string()
         if kind == _ARRAY:
-            self._skip_array()
-            return name, None
+            return name, self._skip_array()
         return name, self._take(_SCALARS[kind])[0]
 
-    def _skip_array(self) -> None:
+    def _skip_array(self) -> int:
+        """The number of items of an array, which are passed over."""
         kind, length = self._take("IQ")
         if kind == _STRING:
             for _ in range(length):
@@ -164,6 +164,7 @@ class _Cursor:
                 self._place += size
         else:
             self._place += length * struct.calcsize(_SCALARS[kind])
+        return int(length)
 
     def _tensors(self, count: int) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
         for _ in range(count):
