@@ -85,12 +85,13 @@ def quantization_of(header: Header) -> str:
     from gguf import GGMLQuantizationType, LlamaFileType
 
     try:
-        return LlamaFileType(header.values["general.file_type"]).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        name = LlamaFileType(header.values["general.file_type"]).name
+        return str(name).removeprefix("MOSTLY_").removeprefix("ALL_")
     except (KeyError, ValueError):  # older files do not say: what most of their numbers are kept in
         kinds: dict[int, int] = {}
         for place in header.tensors.values():
             kinds[place.kind] = kinds.get(place.kind, 0) + place.numbers
-        return GGMLQuantizationType(max(kinds, key=lambda kind: kinds[kind])).name
+        return str(GGMLQuantizationType(max(kinds, key=lambda kind: kinds[kind])).name)
 
 
 def check_whole(file: Path, header: Header) -> None:

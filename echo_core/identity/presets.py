@@ -1,7 +1,7 @@
 """What was measured best for known checkpoints, for users who name a model and nothing else.
 
-A checkpoint is known by its architecture, the size of its vocabulary and its end token, wherever it comes from: a name on
-the Hub, a folder, or a GGUF file of any quantisation. Nothing here is guessed: each preset carries its figure. Stored
+A checkpoint is known by its architecture, the size of its vocabulary and its end token, wherever it comes from: a name
+on the Hub, a folder, or a GGUF file of any quantisation. Nothing here is guessed: each preset carries its figure. Stored
 configs have all their fields and never come here.
 """
 
@@ -32,7 +32,7 @@ class Preset:
     figure: str
 
 
-# Model type, layers, width, width between, heads, vocabulary, end token: the last tells an instruct model from its base.
+# Shape: model type, layers, width, inner width, heads, vocabulary, end token; the last tells an instruct model apart.
 KNOWN = (
     Preset(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -66,7 +66,9 @@ def preset_for(model: str | None, revision: str | None = None) -> EchoConfig:
     if preset is None:
         return EchoConfig(model, revision)
     config = EchoConfig(model, revision, **preset.options)
-    _say_once("takes", f"{model} is {preset.name}: taking {_written(preset)}; EchoConfig(model, …) sets any option itself")
+    _say_once(
+        "takes", f"{model} is {preset.name}: taking {_written(preset)}; EchoConfig(model, …) sets any option itself"
+    )
     return config
 
 

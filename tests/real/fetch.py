@@ -104,7 +104,7 @@ def main() -> None:
     if unknown := sorted(set(names) - set(MODELS)):
         sys.exit(f"models must be of {', '.join(MODELS)}, got {', '.join(unknown)}")
     for name in names:
-        print(f"{name}: {fetch(name)}")
+        sys.stdout.write(f"{name}: {fetch(name)}\n")
 
 
 if __name__ == "__main__":

@@ -72,15 +72,13 @@ def spearman(encoder: EchoEncoder, pairs: tuple[list[str], list[str], list[float
 
 def test_echo_beats_its_controls_by_ten_points_of_spearman(folder: Path, pairs):
     scores = {template: spearman(said(folder, template), pairs) for template in ("echo", "classical", FIRST_SAYING)}
-    print(scores)
-    assert scores["echo"] >= max(scores["classical"], scores[FIRST_SAYING]) + 0.1
+    assert scores["echo"] >= max(scores["classical"], scores[FIRST_SAYING]) + 0.1, scores
 
 
 def test_the_preset_is_no_worse_than_the_defaults(file: Path, folder: Path, pairs):
     preset = EchoEncoder(preset_for(str(file)), RUNTIME)
     scores = {"preset": spearman(preset, pairs), "default": spearman(loaded(folder), pairs)}
-    print(scores)
-    assert scores["preset"] >= scores["default"]
+    assert scores["preset"] >= scores["default"], scores
 
 
 def test_scores_have_the_range_of_a_cosine(folder: Path):

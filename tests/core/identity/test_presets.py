@@ -21,7 +21,14 @@ def unsaid(monkeypatch) -> None:
 
 def shape_of(folder: Path) -> tuple[object, ...]:
     config = json.loads((folder / "config.json").read_text())
-    fields = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    fields = (
+        "model_type",
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "vocab_size",
+    )
     return (*(config[field] for field in fields), config["eos_token_id"])
 
 
