@@ -1,8 +1,8 @@
 """What was measured best for known checkpoints, for users who name a model and nothing else.
 
 A checkpoint is known by its architecture, the size of its vocabulary and its end token, wherever it comes from: a name
-on the Hub, a folder, or a GGUF file of any quantisation. Nothing here is guessed: each preset carries its figure. Stored
-configs have all their fields and never come here.
+on the Hub, a folder, or a GGUF file of any quantisation. Nothing here is guessed: each preset carries its figure.
+Stored configs have all their fields and never come here.
 """
 
 from __future__ import annotations
