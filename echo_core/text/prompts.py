@@ -6,30 +6,20 @@ This file knows ids and cuts, no tensors. How pieces and values meet is ``seams.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from echo_core.config import EchoConfig
-from echo_core.errors import ConfigError, ModelError, TextTooLongError, UnencodableTextError
-from echo_core.template import Template, parse_template
+from echo_core.errors import ConfigError, TextTooLongError, UnencodableTextError
+from echo_core.template import parse_template
 from echo_core.text.casing import as_said
 from echo_core.text.rows import PooledText, Row, Span
-from echo_core.text.seams import SEAM_MODES, Part, Seam
+from echo_core.text.seams import Seam
+from echo_core.text.segments import Segment, compile_template
 from echo_core.text.tokenizer import TextTokenizer
 from echo_core.text.windows import same_places, window_ranges
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """A part of a row: fixed ids, or a variable at its seam."""
-
-    pooled: bool
-    ids: tuple[int, ...] = ()
-    variable: str = ""
-    slot: bool = False
-    seam: Seam = field(default_factory=Seam)
 
 
 @dataclass(frozen=True)
@@ -51,13 +41,12 @@ class PromptTokenizer:
         """
         self.template = parse_template(source)
         self._tokenizer, self._config, self._positions = tokenizer, config, positions
-        self._segments = _compile(self.template, tokenizer, config.seam)
+        self._segments = compile_template(self.template, tokenizer, config.seam)
         pooled_text = [s.seam for s in self._segments if s.variable == "text" and s.pooled]
         text_seams = pooled_text + [s.seam for s in self._segments if s.variable == "text"]
         self._seams = tuple(dict.fromkeys(text_seams))  # the pooled one first: cuts are made there
-        self._nothing = {
-            seam: tokenizer.encode([seam.before + seam.after], seam.continuing)[0] for seam in self._seams
-        }  # normalised away
+        empty = {seam: tokenizer.encode([seam.before + seam.after], seam.continuing)[0] for seam in self._seams}
+        self._nothing = empty  # what is left of a text that the tokenizer normalises away
         self.fixed_length = sum(len(s.ids) for s in self._segments)
 
     def longest_row(self) -> int:
@@ -178,7 +167,7 @@ class PromptTokenizer:
     def _ends(self, text: str, seam: Seam) -> list[int]:
         return self._tokenizer.ends(seam.before + text + seam.after, seam.continuing)
 
-    def _row(self, owner: int, said: Mapping[Seam, list[int]], fixed: Mapping[_Segment, list[int]]) -> Row:
+    def _row(self, owner: int, said: Mapping[Seam, list[int]], fixed: Mapping[Segment, list[int]]) -> Row:
         ids: list[int] = []
         slots: list[int] = []
         start = end = 0
@@ -194,24 +183,3 @@ class PromptTokenizer:
             rule = f"and the template's other values must fit into the model's {self._positions} positions"
             raise TextTooLongError(owner, f"{rule}, got {len(ids)} tokens; shorten them or use a smaller max_tokens")
         return Row(np.asarray(ids, dtype=np.int64), (Span(owner, start, end),), tuple(slots), before or 0)
-
-
-def _compile(template: Template, tokenizer: TextTokenizer, mode: str) -> tuple[_Segment, ...]:
-    parts = SEAM_MODES[mode](template)
-    has_bos = any(part.piece.kind == "special" and part.piece.value == "bos" for part in parts)
-    segments = [] if has_bos else [_Segment(False, tokenizer.bos)]
-    segments += [_segment(part, tokenizer) for part in parts]
-    return tuple(s for s in segments if s.ids or s.variable)
-
-
-def _segment(part: Part, tokenizer: TextTokenizer) -> _Segment:
-    piece = part.piece
-    if piece.kind == "variable":
-        return _Segment(piece.pooled, variable=piece.value, seam=part.seam)
-    if piece.kind == "literal":
-        return _Segment(piece.pooled, tuple(tokenizer.encode([piece.value], part.seam.continuing)[0]))
-    token = tokenizer.special[piece.value]
-    if token is None:
-        problem = f"must not use {{{piece.value}}}: the model's tokenizer has no such token; leave it out"
-        raise ModelError(f"the template {problem}")
-    return _Segment(piece.pooled, (token,), slot=piece.value == "slot")

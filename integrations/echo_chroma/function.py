@@ -83,7 +83,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         Raises:
             EmbeddingSpaceMismatch: the model of this config is no longer the one that the collection was made with.
         """
-        from echo_core.encoder import shared_encoder
+        from echo_core import shared_encoder
 
         encoder = shared_encoder(self.config, self.runtime)
         if self._weights is not None:

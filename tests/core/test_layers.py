@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline", "assembly"),
     ("reading",),
     ("encoder",),
+    ("sharing",),
     ("search", "tuning"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
