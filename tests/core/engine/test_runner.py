@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.memory import Widths, choose_budget
 from echo_core.engine.runner import Runner, load_runner
+from echo_core.engine.statistics import Statistics
 from echo_core.errors import ModelError
 from echo_core.text.rows import Row, Span
 
@@ -105,3 +106,59 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(runner: Runner, monkeyp
     monkeypatch.setattr(runner.decoder, "states", broken)
     with pytest.raises(RuntimeError, match="device-side assert"):
         runner.run(ROWS)
+
+
+def test_a_lack_of_memory_on_a_cpu_halves_the_batch_too(runner: Runner, monkeypatch, caplog):
+    """oneDNN's "could not create a primitive" went to the caller, and all that had been encoded was lost."""
+    expected = runner.run(ROWS)
+    states = runner.decoder.states
+
+    def limited(batch) -> Tensor:
+        if batch.ids.numel() > 60:
+            raise RuntimeError("could not create a primitive")
+        return states(batch)
+
+    monkeypatch.setattr(runner.decoder, "states", limited)
+    with caplog.at_level(logging.WARNING, "echo_core"):
+        torch.testing.assert_close(runner.run(ROWS), expected, atol=1e-5, rtol=0)
+    assert "out of memory with 116 tokens in a batch" in caplog.text
+
+
+def test_statistics_count_what_was_run(runner: Runner, monkeypatch):
+    assert runner.statistics() == Statistics(budget=1000)
+    runner.run(ROWS)
+    first = runner.statistics()
+    assert (first.batches, first.rows, first.out_of_memory, first.prefix_hits) == (1, len(ROWS), 0, 0)
+    assert first.tokens - first.padding == sum(len(row.ids) - 1 for row in ROWS) + 1, (
+        "the first token, which all share, once"
+    )
+    limit_memory(runner, monkeypatch, 60)
+    runner.run(ROWS)
+    assert runner.statistics().out_of_memory > 0
+    assert runner.statistics().budget == runner.budget.tokens
+
+
+def test_statistics_of_padded_rows_count_the_padding(tiny_llama: Path):
+    runtime = Runtime(device="cpu", dtype="float32", attention="padded", token_budget=1000)
+    runner = load_runner(tiny_llama, EchoConfig(), runtime)
+    runner.run(ROWS)
+    tokens = len(ROWS) * 30
+    assert (runner.statistics().tokens, runner.statistics().padding) == (
+        tokens,
+        tokens - sum(len(row.ids) for row in ROWS),
+    )
+
+
+def test_statistics_count_batches_that_began_with_a_kept_prefix(runner: Runner):
+    ids = np.arange(40) % 300
+    rows = [Row(np.append(ids, i), (Span(0, 40, 41),), before=40) for i in range(4)]
+    for row in rows:
+        runner.run([row])
+    assert runner.statistics().prefix_hits == 3
+
+
+def test_a_step_keeps_the_order_of_rows_with_several_spans(runner: Runner):
+    rows = [Row(row.ids, (Span(0, 0, 1), *row.spans)) for row in ROWS]
+    expected = torch.cat([runner.run([row]) for row in rows])
+    runner.budget.tokens = 40
+    torch.testing.assert_close(runner.run(rows), expected, atol=1e-5, rtol=1e-4)

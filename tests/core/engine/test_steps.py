@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from echo_core.engine.batches import pack_rows
 from echo_core.engine.prefix_cache import common_prefix, prefix_of, shared_tokens
-from echo_core.engine.steps import BatchSize, group_rows, plan_batches
+from echo_core.engine.steps import BatchSize, Planner, group_rows, places_of_spans, plan_batches
 from echo_core.text.rows import Row, Span
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=60)
@@ -95,3 +95,39 @@ def test_the_common_beginning_is_the_longest_and_the_same_whether_sought_at_once
     longest = min(len(ids) - 1 for ids in texts)
     assert len(found) == longest or len({ids[len(found)] for ids in texts}) > 1
     assert reduce(common_prefix, [prefix_of([row]) for row in rows]).tolist() == found
+
+
+@given(LENGTHS, st.integers(1, 400), st.integers(1, 50))
+def test_rows_from_a_length_on_never_share_a_step_with_shorter_ones(lengths: list[int], budget: int, limit: int):
+    rows = [Row(np.arange(length), (Span(0, 0, length),)) for length in lengths]
+    planner = Planner(long_from=limit)
+    groups = planner.group(rows, budget)
+    assert sorted(i for group in groups for i in group) == list(range(len(rows)))
+    assert all(len({lengths[i] >= limit for i in group}) == 1 for group in groups)
+    if len(groups) > 1:
+        one, other = (planner.step([rows[i] for i in group]) for group in (groups[0], groups[-1]))
+        alike = (len(one.rows[0].ids) >= limit) is (len(other.rows[0].ids) >= limit)
+        assert (planner.join(one, other, 10**6) is not None) is alike
+
+
+@given(st.integers(0, 30), LENGTHS.filter(bool), st.booleans())
+def test_a_step_costs_the_same_however_it_came_about(prefix: int, lengths: list[int], packed: bool):
+    rows, planner = begin_alike(prefix, lengths), Planner(packed)
+    whole = planner.step(rows)
+    joined = reduce(lambda one, other: planner.join(one, other, 10**9), [planner.step([row]) for row in rows])
+    assert joined.rows == whole.rows
+    if len(rows) > 1:
+        assert (joined.cost, joined.prefix.tolist()) == (whole.cost, whole.prefix.tolist())
+        first, second = planner.halves(whole)
+        assert first.rows + second.rows == whole.rows
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.randoms())
+def test_vectors_find_back_to_the_order_of_rows_and_spans(counts: list[int], chance):
+    rows = [Row(np.arange(5), tuple(Span(i, 0, 1) for _ in range(count))) for i, count in enumerate(counts)]
+    order = list(range(len(rows)))
+    chance.shuffle(order)
+    groups = [order[:2], order[2:]] if len(order) > 2 else [order]
+    names = [(i, j) for group in groups for i in group for j in range(counts[i])]
+    found = [names[place] for place in places_of_spans(rows, groups)]
+    assert found == [(i, j) for i, count in enumerate(counts) for j in range(count)]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from echo_core.engine.budget import MOST_PATIENCE, PATIENCE, Budget, is_out_of_memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("could not create a primitive descriptor for a matmul primitive"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_every_way_to_say_that_memory_ran_out_is_understood(error: Exception):
+    """On a CPU "could not create a primitive" and "enforce fail" went to the caller as they were."""
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("device-side assert"), ValueError("could not create a primitive")])
+def test_other_errors_are_not_taken_for_it(error: Exception):
+    assert not is_out_of_memory(error)
+
+
+def test_the_budget_comes_back_after_full_steps_that_went_well():
+    """One lack of memory halved it for good, for calls that had nothing to do with it too."""
+    budget = Budget(1000)
+    budget.after_running_out(900)
+    assert budget.tokens == 450
+    for _ in range(PATIENCE - 1):
+        budget.after_success(400)
+    assert budget.tokens == 450
+    budget.after_success(400)
+    assert budget.tokens == 900
+    for _ in range(PATIENCE):
+        budget.after_success(800)
+    assert budget.tokens == 1000, "and no further than what was chosen"
+
+
+def test_small_steps_do_not_say_that_there_is_room_again():
+    budget = Budget(1000)
+    budget.after_running_out(900)
+    for _ in range(100):
+        budget.after_success(225)
+    assert budget.tokens == 450
+
+
+def test_where_memory_runs_out_again_and_again_it_is_tried_less_and_less_often():
+    budget, steps = Budget(1000), []
+    for _ in range(12):
+        budget.after_running_out(1000)
+        steps.append(0)
+        while budget.tokens < 1000:
+            budget.after_success(budget.tokens)
+            steps[-1] += 1
+    assert steps[0] == PATIENCE
+    assert steps == sorted(steps)
+    assert steps[-1] == MOST_PATIENCE
+
+
+def test_a_budget_never_falls_to_nothing():
+    budget = Budget(3)
+    for _ in range(5):
+        budget.after_running_out(budget.tokens)
+    assert budget.tokens == 1
