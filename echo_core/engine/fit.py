@@ -40,16 +40,22 @@ def fit_model(model: Any, last_layer: nn.Module, forward: Forward, rows: ProbeRo
     training = model.training
     try:
         model.eval()
-        check_causal(model, forward, rows)
+        width = check_causal(model, forward, rows)
         attention = choose_attention(model, forward, rows, wanted)
-        return Fit(forward(rows.ids, None, 0, None).shape[-1], attention, pruning_of(last_layer, forward, rows))
+        return Fit(width, attention, pruning_of(last_layer, forward, rows))
     finally:
         model.train(training)
 
 
-def check_causal(model: Any, forward: Forward, rows: ProbeRows) -> None:
-    """Raise ModelError if the model's tokens see later ones, by what its modules say or by its states."""
+def check_causal(model: Any, forward: Forward, rows: ProbeRows) -> int:
+    """The width of the model's states.
+
+    Raises:
+        ModelError: its tokens see later ones, by what its modules say or by their states.
+    """
+    states = forward(rows.ids, None, 0, None)
     looks_ahead = any(getattr(module, "is_causal", True) is False for module in model.modules())
-    if looks_ahead or not is_causal(forward, rows):
+    if looks_ahead or not is_causal(forward, rows, states):
         problem = f"got {type(model).__name__}, whose tokens see later ones"
         raise ModelError(f"model must be a causal decoder, {problem}; take a causal language model")
+    return states.shape[-1]

@@ -75,19 +75,18 @@ class ProbeRows:
         return other
 
 
-def is_causal(forward: Forward, rows: ProbeRows) -> bool:
-    """Whether the states of a row's first tokens stay as they are when it ends otherwise."""
-    other, before = rows.ending_otherwise(slice(None), ROW - 2), slice(None, ROW - 2)
-    states, expected = (forward(ids, None, 0, None)[:, before] for ids in (other, rows.ids))
-    return near("unmoved", states, expected, rows.dtype)
+def is_causal(forward: Forward, rows: ProbeRows, states: Tensor) -> bool:
+    """Whether a row's first states, of those (3, ROW, D) that the rows have, stay as they are when it ends otherwise."""
+    first = ROW - 2
+    other = forward(rows.ending_otherwise(slice(None), first), None, 0, None)
+    return near("unmoved", other[:, :first], states[:, :first], rows.dtype)
 
 
-def rows_stay_apart(forward: Forward, rows: ProbeRows) -> bool:
-    """Whether, in rows laid end to end, the other rows' states stay as they are when the first one ends otherwise."""
+def rows_stay_apart(forward: Forward, rows: ProbeRows, states: Tensor) -> bool:
+    """Whether other rows' states, of those that ``end_to_end`` gives, stay as they are when the first row ends otherwise."""
     unchanged = [place for place, row in enumerate(_END_TO_END) if row != 0]
-    other = rows.ending_otherwise(slice(1), SHARED)
-    states, expected = (end_to_end(forward, ids)[unchanged] for ids in (other, rows.ids))
-    return near("unmoved", states, expected, rows.dtype)
+    other = end_to_end(forward, rows.ending_otherwise(slice(1), SHARED))
+    return near("unmoved", other[unchanged], states[unchanged], rows.dtype)
 
 
 def sum_is_right(states: Tensor, own: Tensor, dtype: torch.dtype) -> bool:

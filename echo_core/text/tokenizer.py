@@ -18,8 +18,12 @@ ANCHOR = "\n"  # stands before a piece whose tokenizer would put a dummy space t
 class TextTokenizer:
     """A checkpoint's own tokenizer, set once so that text never becomes a special token; threads may share it."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Wrap a transformers tokenizer; the caller's object is not changed.
+    def __init__(self, tokenizer: Any, given_away: bool = False) -> None:
+        """Wrap a transformers tokenizer.
+
+        Args:
+            tokenizer: not changed, unless it is given away.
+            given_away: nobody else will use it, so that it need not be copied, which takes seconds for a large one.
 
         Raises:
             ModelError: the tokenizer has no fast (tokenizers) backend.
@@ -29,13 +33,13 @@ class TextTokenizer:
             raise ModelError(
                 f"the tokenizer must be a fast one (tokenizer.json), got {type(tokenizer).__name__}; convert it first"
             )
-        self._backend = type(backend).from_str(backend.to_str())
+        self.special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "slot": _placeholder(tokenizer)}
+        self._forbidden = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        self.bos = _leading_special_ids(tokenizer)  # a call of the tokenizer sets its backend up anew
+        self._backend = backend if given_away else type(backend).from_str(backend.to_str())
         self._backend.encode_special_tokens = True  # "</s>" in a text stays text
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "slot": _placeholder(tokenizer)}
-        self._forbidden = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self.bos = _leading_special_ids(tokenizer)
         self._anchor = self._plain([ANCHOR])[0].ids if self._has_dummy_space() else []
 
     @classmethod
@@ -44,9 +48,8 @@ class TextTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(
-                AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-            )
+            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+            return cls(loaded, given_away=True)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"no usable tokenizer in {folder}: {error}") from error
 

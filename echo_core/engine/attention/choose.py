@@ -85,9 +85,9 @@ def _problem(model: Any, forward: Forward, rows: ProbeRows, packed: bool) -> str
     register_attention()
     use_attention(model, ROWS)
     name = type(model).__name__
-    if packed and not rows_stay_apart(forward, rows):
-        return f"states of {name} change with another row's tokens, so its rows see each other"
     states = end_to_end(forward, rows.ids) if packed else forward(rows.ids, None, 0, None)
+    if packed and not rows_stay_apart(forward, rows, states):
+        return f"states of {name} change with another row's tokens, so its rows see each other"
     if not sum_is_right(states, own, rows.dtype):
         return f"states of {name} are others than by its own attention"
     return None

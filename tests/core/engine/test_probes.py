@@ -91,15 +91,15 @@ def test_without_ids_of_a_text_the_vocabulary_s_ends_where_special_tokens_are_ar
 
 
 def test_a_causal_model_is_told_from_one_that_looks_ahead():
-    assert is_causal(model, rows_of())
-    assert not is_causal(looking_ahead, rows_of())
-    assert not is_causal(looking_ahead, rows_of(HALF))
+    for rows in (rows_of(FULL), rows_of(HALF)):
+        assert is_causal(model, rows, model(rows.ids))
+        assert not is_causal(looking_ahead, rows, looking_ahead(rows.ids))
 
 
 def test_rows_that_see_each_other_are_found_out():
-    assert rows_stay_apart(model, rows_of())
-    assert not rows_stay_apart(without_bounds, rows_of())
-    assert not rows_stay_apart(without_bounds, rows_of(HALF))
+    for rows in (rows_of(FULL), rows_of(HALF)):
+        assert rows_stay_apart(model, rows, end_to_end(model, rows.ids))
+        assert not rows_stay_apart(without_bounds, rows, end_to_end(without_bounds, rows.ids))
 
 
 def test_a_shared_beginning_that_rows_do_not_see_is_found_out():
