@@ -6,8 +6,8 @@ with our attention and pruned; ``forward`` runs the model as it stands, with gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from echo_core.engine.memory import Widths, choose_budget
 from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import Prefix
 from echo_core.engine.probes import ProbeRows
-from echo_core.engine.readout import ReadOut, count_from_start
+from echo_core.engine.readout import ReadOut, Take, count_from_start, mean_of
 from echo_core.engine.speedups.pruning import WORTH
 from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
@@ -59,6 +59,12 @@ class Decoder:
         self.model = getattr(model.base_model, "language_model", model.base_model)
         self.settings = self.model.config.get_text_config(decoder=True)
         self.readout = ReadOut(self.model, self.settings, layers, prepend_layers)
+        self.vocabulary: int = self.settings.vocab_size
+        self.max_positions: int | None = getattr(self.settings, "max_position_embeddings", None)
+        self.sliding_window = sliding_window_of(
+            self.settings
+        )  # tokens that a token sees in layers that slide; None: all
+        self.long_from = long_rows_from(self.settings)  # tokens from which on a row needs a batch without shorter ones
         self.keeps = keeps
         self._probe_ids, self._wanted = tuple(probe_ids), attention
         if attention != OWN and (exact := exact_attention(self.model.config)):
@@ -69,12 +75,17 @@ class Decoder:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device  # type: ignore[no-any-return]
+        return self._embeddings.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
-        return self.model.dtype  # type: ignore[no-any-return]
+        return self._embeddings.dtype
+
+    @property
+    def _embeddings(self) -> Tensor:
+        """The weight that every model has; transformers' own ``device`` and ``dtype`` take longer to find one."""
+        return self.model.get_input_embeddings().weight  # type: ignore[no-any-return]
 
     @property
     def layout(self) -> str:
@@ -85,26 +96,6 @@ class Decoder:
     def width(self) -> int:
         """Numbers in a state, D; raises like ``prepare``."""
         return self.prepare().width
-
-    @property
-    def vocabulary(self) -> int:
-        """Token ids that the model knows, V."""
-        return self.settings.vocab_size  # type: ignore[no-any-return]
-
-    @property
-    def max_positions(self) -> int | None:
-        """Tokens that a row may have; None: the config names no limit."""
-        return getattr(self.settings, "max_position_embeddings", None)
-
-    @property
-    def sliding_window(self) -> int | None:
-        """Tokens that a token sees in layers that slide; None: all."""
-        return sliding_window_of(self.settings)
-
-    @property
-    def long_from(self) -> int | None:
-        """Tokens from which on a row needs a batch without shorter ones; None: any rows can be a batch."""
-        return long_rows_from(self.settings)
 
     def choose_budget(self) -> int:
         """Tokens of a batch that suit the device, its free memory and the model's shape."""
@@ -119,8 +110,9 @@ class Decoder:
         Raises:
             ModelError: see ``prepare``.
         """
-        with self._pruned(batch):
-            return self.readout.mean(self._pass_of(batch), self._slots_of(batch)).flatten(0, 1)
+        taken: list[Tensor] = []
+        self._run(batch, self.readout.places, lambda _, states: taken.append(states))
+        return mean_of(taken).flatten(0, 1)
 
     @torch.inference_mode()
     def pooled_layers(self, batch: Batch, layers: Sequence[int], pooling: str) -> Tensor:
@@ -141,8 +133,7 @@ class Decoder:
         def take(_: int, states: Tensor) -> None:
             pooled.append(pool_spans(states.flatten(0, 1), batch.spans, pooling))
 
-        with self._pruned(batch):
-            self.readout.run(self._pass_of(batch), places, take, self._slots_of(batch))
+        self._run(batch, places, take)
         return torch.stack(pooled)
 
     def forward(
@@ -187,7 +178,8 @@ class Decoder:
         Raises:
             ModelError: its tokens see later ones.
         """
-        key = (self.device, self.dtype)
+        weight = self._embeddings
+        key = (weight.device, weight.dtype)
         if key not in self._fits:
             with load_lock():
                 if key not in self._fits:
@@ -202,14 +194,14 @@ class Decoder:
         """The rows that the model is tried out on."""
         return ProbeRows.of(self._probe_ids, self.vocabulary, self.device, self.dtype)
 
-    def _pruned(self, batch: Batch) -> AbstractContextManager[None]:
-        pruning = self.prepare().pruning
-        if pruning is None:
-            return nullcontext()
-        return pruning.only_for(batch if batch.ids.numel() >= WORTH else None, self.device)
-
-    def _pass_of(self, batch: Batch) -> Callable[[], Tensor]:
-        return self._pass(to_device(batch.ids, self.device), batch.lengths, batch.shared, batch.prefix)
+    def _run(self, batch: Batch, wanted: Collection[int], take: Take) -> None:
+        """One pass for inference, by the attention that serves, pruned where that pays."""
+        fit = self.prepare()
+        ids = to_device(batch.ids, fit.device)
+        slots = to_device(torch.tensor(batch.slots, dtype=torch.int64).T, fit.device) if batch.slots else None
+        pooled = batch if ids.numel() >= WORTH else None
+        with fit.pruning.only_for(pooled, fit.device) if fit.pruning else nullcontext():
+            self.readout.run(self._pass(ids, batch.lengths, batch.shared, batch.prefix), wanted, take, slots)
 
     def _pass(
         self, ids: Tensor, lengths: Sequence[int] | None, shared: int, prefix: Prefix | None
@@ -217,11 +209,8 @@ class Decoder:
         """One pass of the model, to be called; it gives the model's own output (B, T, D)."""
         arguments = {}
         if lengths is not None:
-            arguments = packing_arguments(lengths, self.device, shared, ids.shape[1], prefix, self.sliding_window)
+            arguments = packing_arguments(lengths, ids.device, shared, ids.shape[1], prefix, self.sliding_window)
         return lambda: self.model(input_ids=ids, use_cache=False, **arguments).last_hidden_state
-
-    def _slots_of(self, batch: Batch) -> Tensor | None:
-        return to_device(torch.tensor(batch.slots, dtype=torch.int64).T, self.device) if batch.slots else None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         register_attention()  # in a new process transformers does not know it yet

@@ -18,6 +18,7 @@ from echo_core.errors import ModelError
 class Fit:
     """What probes found."""
 
+    device: torch.device
     width: int  # D
     attention: Attention
     pruning: Pruning | None  # of the last layer that runs; None: it bears none
@@ -42,7 +43,7 @@ def fit_model(model: Any, last_layer: nn.Module, forward: Forward, rows: ProbeRo
         model.eval()
         width = check_causal(model, forward, rows)
         attention = choose_attention(model, forward, rows, wanted)
-        return Fit(width, attention, pruning_of(last_layer, forward, rows))
+        return Fit(rows.ids.device, width, attention, pruning_of(last_layer, forward, rows))
     finally:
         model.train(training)
 

@@ -92,12 +92,7 @@ class ReadOut:
         """The states (B, T, D) of one pass at the layers named at first: of one layer in its dtype, of several in float32."""
         taken: list[Tensor] = []
         self.run(forward, self.places, lambda _, states: taken.append(states), slots)
-        if len(taken) == 1:
-            return taken[0]
-        total = taken[0].float()
-        for states in taken[1:]:
-            total = total + states
-        return total / len(taken)
+        return mean_of(taken)
 
     def slots(self) -> Tensor | None:
         """The slots of the pass that is under way in this thread."""
@@ -107,6 +102,16 @@ class ReadOut:
         under_way = self._pass.current
         if under_way is not None and place in under_way.wanted:
             under_way.take(place, output[0] if isinstance(output, tuple) else output)
+
+
+def mean_of(taken: Sequence[Tensor]) -> Tensor:
+    """The mean of several layers' states, in float32; one layer's states are as they came."""
+    if len(taken) == 1:
+        return taken[0]
+    total = taken[0].float()
+    for states in taken[1:]:
+        total = total + states
+    return total / len(taken)
 
 
 def _cut(layers: nn.ModuleList, keep: int, settings: Any) -> None:
