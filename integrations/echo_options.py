@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, mo
 
 import echo_core
 from echo_core import EchoConfig, EmbeddingSpaceMismatch, Runtime
+from echo_core.identity import presets
 from echo_core.identity.checkpoint import with_absolute_model
+from echo_core.identity.files import local_path
 from echo_core.identity.space import fingerprint, space_of
 
 if TYPE_CHECKING:
@@ -68,8 +70,7 @@ class EchoOptions(BaseModel):
             options[model] = os.fspath(options[model])
         Runtime(**{name: options[name] for name in _names(Runtime) if name in options})
         fields = {name: cls._field(name) for name in _names(EchoConfig)}
-        config = EchoConfig(**{name: options[field] for name, field in fields.items() if field in options})
-        config = with_absolute_model(config)
+        config = with_absolute_model(_config({n: options[field] for n, field in fields.items() if field in options}))
         return {**options, **{field: getattr(config, name) for name, field in fields.items()}}
 
     @classmethod
@@ -159,6 +160,19 @@ def _knobs() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
     for kind in (EchoConfig, Runtime):
         hints = get_type_hints(kind)
         yield from ((knob, hints[knob.name]) for knob in dataclasses.fields(kind))
+
+
+def _config(options: dict[str, Any]) -> EchoConfig:
+    """The config of these options; of a model named alone, what was measured best for it, as in ``EchoEncoder(name)``.
+
+    A name on the Hub is known by itself: nothing is downloaded before the first text.
+    """
+    model = options.get("model")
+    if model is None or not options.keys() <= {"model", "revision"}:
+        return EchoConfig(**options)
+    names = {preset.name for preset in presets.KNOWN}
+    known = isinstance(model, str) and (model in names or local_path(model).exists())
+    return presets.preset_for(**options) if known else EchoConfig(**options)
 
 
 def _names(kind: type[EchoConfig | Runtime]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ def put_vectors(
     texts: Sequence[str],
     metadatas: Sequence[Mapping[str, Any] | None],
     number: int = 0,
+    note: str = "",
 ) -> None:
     """Store records, each in place of the one that has its id, in calls that the store takes.
 
@@ -39,11 +40,12 @@ def put_vectors(
         texts: N.
         metadatas: N, without None values.
         number: place of the first in the caller's order, for messages; those before it are stored.
+        note: what a message says besides of those that are stored.
 
     Raises:
         StoreError: the store does not answer, or finds one record too large; says what is stored.
     """
-    with reaching(collection.name, f"at least the first {number} of this call are stored"):
+    with reaching(collection.name, f"at least the first {number} of this call are stored{note}"):
         found = collection.get(ids=list(ids), include=["metadatas"])
         old = dict(zip(found["ids"], found["metadatas"] or [], strict=True))
         # Chroma merges metadata, and deletes what is None.

@@ -29,6 +29,8 @@ from echo_core.errors import TextError
 from echo_core.text.inputs import check_collection
 from langchain_echo.embeddings import EchoEmbeddings
 
+_MADE = " under new ids, which a second call would not find (give ids for that)"
+
 
 class EchoChroma(Chroma):
     """``langchain_chroma.Chroma``, made and used like it, for ``EchoEmbeddings`` or ``CacheBackedEmbeddings`` of them.
@@ -90,9 +92,9 @@ class EchoChroma(Chroma):
             StoreError: the store does not answer; says what is stored.
         """
         texts = list(check_collection(texts))  # type: ignore[arg-type]
-        given = [None] * len(texts) if ids is None else ids
+        given: list[str | None] = [None] * len(texts) if ids is None else [*ids]
         ids = [str(uuid.uuid4()) if id is None else id for id in given]
-        self._put([*read_records(texts, metadatas or None, ids, None)])
+        self._put([*read_records(texts, metadatas or None, ids, None)], _MADE if None in given else "")
         return ids
 
     def update_documents(self, ids: list[str], documents: list[Document]) -> None:
@@ -136,7 +138,7 @@ class EchoChroma(Chroma):
         cosine = cosines_of(self._collection)
         return self.override_relevance_score_fn or (lambda distance: (1 + cosine(distance)) / 2)
 
-    def _put(self, records: list[Record]) -> None:
+    def _put(self, records: list[Record], note: str = "") -> None:
         for batch in batches(records, BATCH):
             columns = {name: [getattr(record, name) for record in batch] for name in ("id", "text", "metadata")}
             first = batch[0].number
@@ -144,9 +146,8 @@ class EchoChroma(Chroma):
                 vectors = cast(Embeddings, self._embedding_function).embed_documents(columns["text"])
             except TextError as error:
                 raise error.at(first + error.index) from error.__cause__
-            put_vectors(
-                self._client, self._collection, columns["id"], vectors, columns["text"], columns["metadata"], first
-            )
+            ids, texts, metadatas = columns.values()
+            put_vectors(self._client, self._collection, ids, vectors, texts, metadatas, first, note)
 
 
 def _echo(embeddings: Embeddings | None) -> EchoEmbeddings:

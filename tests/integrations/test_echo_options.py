@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from tiny_models import change_weights
 
 from echo_core import EchoConfig, EchoEncoder, EmbeddingSpaceMismatch, Runtime
+from echo_core.identity import presets
 from langchain_echo import EchoEmbeddings
 from llama_index.embeddings.echo import EchoEmbedding
 
@@ -164,6 +165,43 @@ def test_a_name_on_the_hub_stays_as_it_is(adapter):
     assert adapter.kind(**{adapter.model: "org/name"}).config.model == "org/name"
 
 
+# ---- presets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(monkeypatch):
+    preset = presets.Preset("org/tiny", ("nothing has this shape",), {"layer": -2, "pooling": "last"}, "quality: 12.3")
+    monkeypatch.setattr(presets, "KNOWN", (preset,))
+    return preset
+
+
+def test_a_known_model_that_is_named_alone_takes_what_was_measured_best(adapter, known):
+    taken = adapter.kind(**{adapter.model: known.name, "device": "cpu"}).config
+    assert (taken.layer, taken.pooling) == (-2, "last")
+    assert taken == presets.preset_for(known.name)
+
+
+def test_a_known_model_with_an_option_of_ones_own_takes_the_defaults(adapter, known):
+    assert adapter.kind(**{adapter.model: known.name, "overlap": 10}).config == EchoConfig(known.name, overlap=10)
+
+
+def test_a_folder_is_known_by_its_shape_and_what_was_written_down_is_never_changed(adapter, folder, monkeypatch):
+    before = adapter.kind(**{adapter.model: folder})
+    found = json.loads((folder / "config.json").read_text())
+    fields = (
+        "model_type",
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "vocab_size",
+    )
+    shape = (*(found[field] for field in fields), found["eos_token_id"])
+    monkeypatch.setattr(presets, "KNOWN", (presets.Preset("org/tiny", shape, {"layer": -2}, "12.3"),))
+    assert adapter.kind(**{adapter.model: folder}).config.layer == -2
+    assert adapter.kind.model_validate(before.model_dump()).config == before.config
+
+
 # ---- whose vectors they are ------------------------------------------------------------------------------------------
 
 
@@ -262,6 +300,7 @@ ALL_WAYS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The function `load")  # LangChain calls it beta
 @pytest.mark.parametrize(
     ("adapter", "way"),
     [pytest.param(kind, way, id=f"{kind.kind.__name__}-{name}") for kind, name, way in ALL_WAYS],

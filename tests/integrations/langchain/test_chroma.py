@@ -346,22 +346,27 @@ def test_texts_are_stored_in_parts_of_bytes_that_a_server_takes(embeddings, clie
     assert len(store.get()["ids"]) == 10
 
 
-def test_a_store_that_went_away_says_what_is_stored(embeddings, client, monkeypatch):
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (["a", "b", "c"], "are stored; run the same again"),
+        (None, r"are stored under new ids, .* \(give ids for that\)"),
+    ],
+)
+def test_a_store_that_went_away_says_what_is_stored(embeddings, client, monkeypatch, ids, told):
     monkeypatch.setattr(langchain_echo.chroma, "BATCH", 2)
     store = EchoChroma("notes", embeddings, client=client)
-    kind, upsert, left = type(store._collection), type(store._collection).upsert, [1]
+    upsert, calls = type(store._collection).upsert, []
 
     def once(self, *columns):
-        if not left.pop():
+        calls.append(columns)
+        if len(calls) > 1:
             raise httpx.ConnectError("connection refused")
-        left.append(0)
         upsert(self, *columns)
 
-    monkeypatch.setattr(kind, "upsert", once)
-    with pytest.raises(
-        StoreError, match=r"'notes' failed \(ConnectError.*the first 2 of this call are stored; run the same"
-    ):
-        store.add_texts(["a", "b", "c"])
+    monkeypatch.setattr(type(store._collection), "upsert", once)
+    with pytest.raises(StoreError, match=rf"'notes' failed \(ConnectError.*the first 2 of this call {told}"):
+        store.add_texts(["a", "b", "c"], ids=ids)
 
 
 def test_a_store_that_another_process_makes_at_the_same_time_is_opened(embeddings, tmp_path, monkeypatch):
