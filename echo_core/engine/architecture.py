@@ -1,4 +1,4 @@
-"""What a model's config tells of its attention: windows, soft caps, and positions that are rotated otherwise in long rows."""
+"""What a model's config tells: windows, soft caps, positions that long rows have rotated otherwise, sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _WIDTHS = ("hidden_size", "intermediate_size", "vocab_size")
 
 
 def exact_attention(config: Any) -> str | None:
-    """The attention to ask transformers for; None: its choice. Soft caps (Gemma 2) are silently left out by its sdpa up to some version of 5."""
+    """The attention to ask transformers for; None: its choice.
+
+    Soft caps (Gemma 2) are silently left out by its sdpa up to some version of 5.
+    """
     settings = config.get_text_config(decoder=True)
     return "eager" if getattr(settings, "attn_logit_softcapping", None) is not None else None
 
@@ -24,7 +27,7 @@ def sliding_window_of(settings: Any) -> int | None:
 
 
 def long_rows_from(settings: Any) -> int | None:
-    """Tokens from which on a row's positions, and with them those of all rows in its batch, are rotated by other factors ("longrope", Phi 3)."""
+    """Tokens from which on positions of a row, and of all in its batch, are rotated otherwise ("longrope", Phi 3)."""
     rope = getattr(settings, "rope_parameters", None) or {}
     return int(rope["original_max_position_embeddings"]) + 1 if rope.get("rope_type") == "longrope" else None
 

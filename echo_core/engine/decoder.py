@@ -1,7 +1,8 @@
-"""A model of transformers as what gives states: ids in, hidden states at the read-out layers out; no LM head, no KV cache.
+"""A model of transformers as what gives states: ids in, hidden states at the read-out layers out.
 
-Any decoder-only model serves, without code for single families, and also one that somebody else loaded and may train: ``states`` is for inference,
-with our attention and pruned; ``forward`` runs the model as it stands, with gradients. ``loading.py`` makes one of a folder.
+Any decoder-only model serves, without code for single families, and also one that somebody else loaded and may train:
+``states`` is for inference, with our attention and pruned; ``forward`` runs the model as it stands, with gradients.
+``loading.py`` makes one of a folder.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from echo_core.errors import ModelError
 
 
 class Decoder:
-    """The decoder layers of a causal language model up to the read-out. Picklable; threads may share one for inference."""
+    """The decoder layers of a causal language model up to the read-out; picklable, and threads may share one."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Decoder:
         keeps: bool = True,
         probe_ids: Sequence[int] = (),
     ) -> None:
-        """Wrap a model: drop the layers after the read-out and hook in. Nothing is run before the first use, or ``prepare``.
+        """Wrap a model: drop the layers after the read-out and hook in; it is not run before its first use.
 
         Args:
             model: of transformers, on any device; of one with an LM head or a vision part the language model is taken.
@@ -103,9 +104,9 @@ class Decoder:
 
     @torch.inference_mode()
     def states(self, batch: Batch) -> Tensor:
-        """States of all positions laid flat, right for those within spans: (B·T, D) on the device, by our attention, without gradients.
+        """States of all positions laid flat, right for those within spans: (B·T, D) on the device, without gradients.
 
-        Of one layer in the model's dtype, of several in float32.
+        They are by the attention that serves best; those of one layer in the model's dtype, of several in float32.
 
         Raises:
             ModelError: see ``prepare``.
@@ -144,20 +145,23 @@ class Decoder:
         prefix: Prefix | None = None,
         slots: Tensor | None = None,
     ) -> Tensor:
-        """States (B, T, D) at the read-out, by the attention that the model has at present, with gradients where they are enabled.
+        """States (B, T, D) at the read-out, by the attention that the model has at present; with gradients.
 
         Args:
-            ids: (B, T) on the device, rows padded on the right, as pooled tokens never see the padding and no mask is needed; or, with
-                ``lengths``, all rows end to end: (1, N).
+            ids: (B, T) on the device, rows padded on the right, as pooled tokens never see the padding and no mask is
+                needed; or, with ``lengths``, all rows end to end: (1, N).
             lengths: tokens of each row laid end to end; with our attention only, as are the next two.
             shared: tokens that stand before all rows laid end to end, once.
-            prefix: keeps the shared tokens' keys and values, or, filled, has them, and the ids are without these tokens.
+            prefix: keeps the shared tokens' keys and values, or, filled, has them, and the ids are without these
+                tokens.
             slots: see ``token_prepending.overwrite``.
         """
         return self.readout.mean(self._pass(ids, lengths, shared, prefix), slots)
 
     def train_states(self, ids: Tensor, lengths: Sequence[int] | None = None, slots: Tensor | None = None) -> Tensor:
-        """States (B, T, D) for training, as ``forward``: padded rows by the model's own attention, rows end to end by ours.
+        """States (B, T, D) for training, as ``forward``.
+
+        Those of padded rows are by the model's own attention, those of rows end to end by ours.
 
         Raises:
             ModelError: rows end to end, and the model's layout is "padded", or it wants dropout in its attention.

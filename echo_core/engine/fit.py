@@ -1,4 +1,4 @@
-"""What serves a model on one device and in one dtype, as its probes find: which attention, and whether its last layer can be pruned."""
+"""What serves a model on one device and in one dtype, as its probes find: an attention, and a pruning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Fit:
 
 @torch.inference_mode()
 def fit_model(model: Any, last_layer: nn.Module, forward: Forward, rows: ProbeRows, wanted: str) -> Fit:
-    """Try a model out, without its dropout, under which no two passes are the same; from here on it uses the attention that was found.
+    """What was found when a model was tried out, without its dropout, under which no two passes are the same.
+
+    From here on the model uses the attention that was found.
 
     Args:
         model: of transformers, with its own attention.

@@ -1,4 +1,4 @@
-"""A folder to a decoder: the base model of a checkpoint, whole, on a device, and with the speed-ups that leave its states as they are."""
+"""A folder to a decoder: a checkpoint's base model, whole, on a device, with the speed-ups that leave its states."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
         probe_ids: see ``Decoder``.
 
     Raises:
-        ModelError: an encoder, an encoder-decoder, an architecture that transformers does not know, or weights that are missing.
-        ConfigError: ``layer`` beyond the model's, a device that is not there, or a dtype that it cannot multiply or that the model does not bear.
+        ModelError: an encoder, an encoder-decoder, an architecture that transformers does not know, or weights that are
+            missing.
+        ConfigError: ``layer`` beyond the model's, a device that is not there, or a dtype that it cannot multiply or
+            that the model does not bear.
     """
     device = choose_device(runtime.device)
     for check in CHECKS:
@@ -67,7 +69,7 @@ def load_model(folder: str | os.PathLike[str], dtype: torch.dtype, trust_remote_
 
 
 def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
-    """The base model of a causal language model, without LM head, as ``AutoModel.from_pretrained`` gives it: from safetensors, none missing.
+    """The base model of a causal language model, from safetensors, none missing; without an LM head.
 
     With ``dtype`` it is loaded in that dtype, not cast: a cast would round the rotary frequencies too. One thread loads
     at a time, as transformers sets torch's default dtype for the whole process meanwhile, and two would mix it up.
@@ -84,9 +86,7 @@ def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
             model, report = _from_pretrained(os.fspath(name), options)
         except ModelError:
             raise
-        except (
-            Exception
-        ) as error:  # a foreign folder may fail in any way, in transformers, huggingface_hub or safetensors
+        except Exception as error:  # a foreign folder may fail in any way, in any library that reads it
             raise ModelError(f"model in {name} cannot be loaded: {_reason(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"model in {name} must have all its weights, got none for {missing[:3]}; save it again, whole")
@@ -118,7 +118,8 @@ def _tensor_shapes(folder: Path) -> list[list[int]]:
     shapes: list[list[int]] = []
     for path in files:
         with safe_open(path, "pt") as file:
-            shapes += [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118: no mapping
+            names = file.keys()
+            shapes += [file.get_slice(name).get_shape() for name in names]
     return shapes
 
 
@@ -134,7 +135,10 @@ _FINDING = ("cache_dir", "force_download", "local_files_only", "revision", "subf
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without transformers' report of unexpected keys (the LM head, which is left out on purpose) and its bar for each load."""
+    """Without a bar for each load, and without transformers' report of unexpected keys.
+
+    These are the LM head's, which is left out on purpose.
+    """
     from transformers.utils import logging as transformers_logging
 
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Hidden states to one vector a span, summed in float32: a pooling is the weights of a span's states. A new one is a line in the table."""
+"""Hidden states to one vector a span, summed in float32: a pooling is the weights of a span's states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions to a model at load, each answered by three short rows: is it causal, and is it the same after a change?
+"""Questions to a model at load, each answered by three short rows.
 
 Ask what is meant. *Do rows see each other?* Change one row: the others' states must stay, as nothing else in the pass
 has changed. *Is the sum right?* Compare with the model's own attention. In half precision a few tokens of a pretrained
@@ -69,21 +69,21 @@ class ProbeRows:
         return cls(torch.stack([first, second, torch.cat([first[:SHARED], second[SHARED:]])]), dtype)
 
     def ending_otherwise(self, row: slice, start: int) -> Tensor:
-        """The ids with another row's tokens from ``start`` on, in these rows; their order alone would not move a mean."""
+        """The ids with another row's tokens from ``start`` on in these rows; another order would not move a mean."""
         other = self.ids.clone()
         other[row, start:] = self.ids.roll(1, 0)[row, start:]
         return other
 
 
 def is_causal(forward: Forward, rows: ProbeRows, states: Tensor) -> bool:
-    """Whether a row's first states, of those (3, ROW, D) that the rows have, stay as they are when it ends otherwise."""
+    """Whether rows' first states, of their ``states`` (3, ROW, D), stay as they are when the rows end otherwise."""
     first = ROW - 2
     other = forward(rows.ending_otherwise(slice(None), first), None, 0, None)
     return near("unmoved", other[:, :first], states[:, :first], rows.dtype)
 
 
 def rows_stay_apart(forward: Forward, rows: ProbeRows, states: Tensor) -> bool:
-    """Whether other rows' states, of those that ``end_to_end`` gives, stay as they are when the first row ends otherwise."""
+    """Whether other rows' ``states``, as ``end_to_end`` gives them, stay when the first row ends otherwise."""
     unchanged = [place for place, row in enumerate(_END_TO_END) if row != 0]
     other = end_to_end(forward, rows.ending_otherwise(slice(1), SHARED))
     return near("unmoved", other[unchanged], states[unchanged], rows.dtype)

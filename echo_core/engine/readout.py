@@ -1,4 +1,4 @@
-"""What is read out of a running model: states of one layer, the mean of several layers', or each of several layers' as they come."""
+"""What is read out of a running model: states of one layer, the mean of several layers', or each layer's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _PassOfThread(threading.local):
 
 
 class ReadOut:
-    """Hooks on a model's layers that hand their states to whoever runs it. Threads may share a model: each has its own pass.
+    """Hooks on a model's layers that hand their states to whoever runs it; each thread has its own pass.
 
     Outside of ``run`` the hooks do nothing, nor while gradient checkpointing computes a layer again.
     """
@@ -89,7 +89,7 @@ class ReadOut:
             take(last, output)
 
     def mean(self, forward: Callable[[], Tensor], slots: Tensor | None = None) -> Tensor:
-        """The states (B, T, D) of one pass at the layers named at first: of one layer in its dtype, of several in float32."""
+        """The states (B, T, D) of one pass at the layers named at first: their mean, as ``mean_of`` has it."""
         taken: list[Tensor] = []
         self.run(forward, self.places, lambda _, states: taken.append(states), slots)
         return mean_of(taken)

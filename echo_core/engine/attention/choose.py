@@ -1,4 +1,7 @@
-"""Which attention serves a model, and with it how rows lie: ours, where a probe finds that it computes what the model's own does, else that."""
+"""Which attention serves a model, and with it how rows lie.
+
+Ours does where a probe finds that it computes what the model's own does.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,8 @@ class Attention:
 def choose_attention(model: Any, forward: Forward, rows: ProbeRows, wanted: str = "auto") -> Attention:
     """What serves the model on its device and in its dtype; from here on the model uses it.
 
-    Our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best. The log says why rows cannot be
-    packed: as a warning where something is wrong, or where packing was asked for.
+    Our attention replaces the model's own, except for padded rows on a GPU, which torch's kernel serves best. The log
+    says why rows cannot be packed: as a warning where something is wrong, or where packing was asked for.
 
     Args:
         model: of transformers, with its own attention.

@@ -21,7 +21,7 @@ def check_compile(runtime: Runtime, device: torch.device) -> None:
 
 
 def compile_layers(decoder: Decoder, runtime: Runtime) -> None:
-    """Compile a layer at a time, where that is asked for: the layers share their code, and the hooks of the read-out stay outside.
+    """Compile a layer at a time, where that is asked for; layers share their code, and the read-out stays outside.
 
     A layer that is pruned has hooks inside, which code cannot be compiled with.
     """

@@ -1,7 +1,7 @@
-"""Linear layers in 8 bits on a GPU, by torchao: each weight row and each token its own scale. Opt-in, as it changes vectors a little.
+"""Linear layers in 8 bits on a GPU, by torchao: each weight row and each token its own scale.
 
-Half the memory of bfloat16, and tensor cores that multiply twice as fast from compute capability 8.9 on (Ada, Hopper). Layers whose sizes are no
-multiples of 16 stay as they are, and so do embeddings, norms and attention.
+Half the memory of bfloat16, and tensor cores that multiply twice as fast from compute capability 8.9 on (Ada, Hopper).
+Layers whose sizes are no multiples of 16 stay as they are, and so do embeddings, norms and attention.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from echo_core.engine.probes import FP8_COSINE, fp8_cosine
 from echo_core.errors import ConfigError
 
 CAPABILITY = (8, 9)
-_LEAST = 1e-12  # taken as a token's largest number, so that one of zeros only (a padding token's embedding) is not divided by 0
+_LEAST = 1e-12  # a token's largest number, at least: one of zeros only is not divided by 0
 
 
 def check_fp8(runtime: Runtime, device: torch.device) -> None:
-    """Raise ConfigError where 8 bits are asked for and cannot be multiplied: another device, an older GPU, no torchao."""
+    """Raise ConfigError where 8 bits are asked for and cannot be had: another device, an older GPU, no torchao."""
     if runtime.dtype != "fp8":
         return
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:

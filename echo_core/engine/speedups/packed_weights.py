@@ -1,7 +1,8 @@
-"""Weights of linear layers as oneDNN's products read them, on a CPU: a plain product lays its weights out anew at every call.
+"""Weights of linear layers as oneDNN's products read them, on a CPU: a plain product lays them out at every call.
 
-In float32 it also takes torch's products from MKL to oneDNN. The operators are those that torch's own compiler uses; they are not documented, so a
-probe tells whether they are there and right. LOG.md has what was gained. No gradients flow.
+In float32 it also takes torch's products from MKL to oneDNN. The operators are those that torch's own compiler uses;
+they are not documented, so a probe tells whether they are there and right. LOG.md has what was gained. No gradients
+flow.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class PackedLinear(nn.Module):
 
 
 def pack_weights(model: nn.Module) -> None:
-    """Replace the model's linear layers, one after the other, so that no more than one weight is in memory twice. Raises like ``PackedLinear``."""
+    """Replace the model's linear layers, one after the other, so that only one weight is in memory twice.
+
+    Raises like ``PackedLinear``.
+    """
     _replace(model, nn.Linear, PackedLinear)
 
 

@@ -1,7 +1,8 @@
 """The last layer's feed-forward part, for pooled tokens only: nothing reads what it would add to the states of others.
 
-Half of an echo prompt's tokens and more are not pooled. Two hooks on each module, on any family whose module takes one tensor of states and gives one
-back; a probe tells (``probes.py``). LOG.md has what is gained: up to a tenth of the time with 4 layers, less with more.
+Half of an echo prompt's tokens and more are not pooled. Two hooks on each module, on any family whose module takes one
+tensor of states and gives one back; a probe tells (``probes.py``). LOG.md has what is gained: up to a tenth of the time
+with 4 layers, less with more.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ class Selection:
 
 
 def pooled_tokens(batch: Batch) -> Selection:
-    """The tokens of all spans; the others find any, which nobody reads. The last one again, up to a round number of them (``round_up``)."""
+    """The tokens of all spans; the others find any, which nobody reads.
+
+    The last one again, up to a round number of them (``round_up``).
+    """
     places = np.unique(np.concatenate([np.arange(start, end) for start, end in batch.spans]))
     found = np.zeros(batch.ids.numel(), dtype=np.int64)
     found[places] = np.arange(len(places))
@@ -75,7 +79,7 @@ class Pruning:
 
     @contextmanager
     def only_for(self, batch: Batch | None, device: torch.device) -> Iterator[None]:
-        """Inside, and in this thread, the modules take only the tokens that the batch's spans pool; all without a batch.
+        """Inside, and in this thread, the modules take only what the batch's spans pool; without a batch all.
 
         Always enter it, before each pass: a second Ctrl-C can cut the end of the pass before short.
         """
@@ -100,7 +104,7 @@ class Pruning:
 
 
 def pruning_of(layer: nn.Module, forward: Forward, rows: ProbeRows) -> Pruning | None:
-    """The pruning of the last layer that runs; None, and no hooks, where it has nothing to prune or where pooled states would become others."""
+    """The pruning of the last layer that runs; None, and no hooks, where it has nothing to prune or is not borne."""
     pruning = Pruning(layer)
     try:
         if pruning.modules and pooled_states_stay(forward, rows, partial(pruning.only_for, device=rows.ids.device)):

@@ -55,7 +55,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_of_padded_rows_are_those_of_each_row_alone(family: str, model_folder: ModelFolder):
-    """Padding needs no mask: under causal attention nothing that is pooled sees it. Rows longer than the sliding window among them."""
+    """Padding needs no mask, as nothing that is pooled sees it; some rows are longer than the sliding window."""
     folder = model_folder(family)
     rows = [Row(np.arange(7, 7 + n) * 5 % 380, (Span(i, 0, n),)) for i, n in enumerate([40, 31, 3, 1])]
     batch = pad_rows(rows)
@@ -142,6 +142,22 @@ def test_weights_that_the_checkpoint_lacks_are_named(copy: Path):
     edit_tensors(copy, **{"model.layers.1.mlp.up_proj.weight": None})
     with pytest.raises(ModelError, match=r"must have all its weights, got none for \['layers.1.mlp.up_proj.weight'\]"):
         decoder(copy)
+
+
+def test_layers_after_the_read_out_never_reach_the_device(tiny_llama: Path, monkeypatch):
+    """All went to the GPU first, and took room there while the budget of a batch was chosen."""
+    from transformers import LlamaModel
+
+    moved: list[int] = []
+    move = LlamaModel.to
+
+    def counting(self: Any, *args: Any, **options: Any) -> Any:
+        moved.append(len(self.layers))
+        return move(self, *args, **options)
+
+    monkeypatch.setattr(LlamaModel, "to", counting)
+    decoder(tiny_llama, 1)
+    assert moved == [1]
 
 
 def test_a_missing_lm_head_is_no_loss(copy: Path, tiny_llama: Path):

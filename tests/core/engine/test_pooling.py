@@ -29,7 +29,7 @@ def test_each_pooling_is_its_definition_over_exactly_the_span(pooling: str):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_half_precision_states_are_summed_in_float32(pooling: str, dtype: torch.dtype):
-    """4,096 states of about 1: a sum in bfloat16 stops growing at 256, one in float16 overflows no later than at 65,504."""
+    """4,096 states of about 1: a sum in bfloat16 stops growing at 256, and one in float16 overflows."""
     states = (30 + torch.rand(4096, 4, generator=torch.Generator().manual_seed(1))).to(dtype)
     pooled = pool_spans(states, ((0, 4096),), pooling)
     np.testing.assert_allclose(pooled[0].numpy(), pool(states.double().numpy(), pooling, normalize=False), rtol=1e-5)

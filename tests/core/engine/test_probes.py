@@ -112,7 +112,7 @@ def test_a_shared_beginning_that_rows_do_not_see_is_found_out():
 
 
 def test_single_chaotic_states_are_no_wrong_sum_in_half_precision_but_are_one_in_float32():
-    """SmolLM2 ran padded in bfloat16, "as its rows see each other": a rounding moved single states by twice their length."""
+    """SmolLM2 ran padded in bfloat16: a rounding moved single states by twice their length, in any attention."""
     own = model(rows_of().ids)
     states = own.clone()
     states[:, 3] *= -1
@@ -155,7 +155,7 @@ def test_pruning_may_change_what_is_not_pooled_and_nothing_else(spoiled: int, st
 
 
 def chaotic(decoder: Decoder, low: int):
-    """The decoder's pass, but that states of ids below ``low`` are others with each layout, as a special token's are."""
+    """The decoder's pass, but states of ids below ``low`` are others with each layout, as special tokens' are."""
 
     def forward(ids, lengths=None, shared=0, prefix=None):
         states = decoder.forward(ids, lengths, shared, prefix)
@@ -165,7 +165,7 @@ def chaotic(decoder: Decoder, low: int):
 
 
 def test_a_model_that_is_chaotic_at_special_tokens_is_packed_without_a_word(tiny_llama: Path, caplog):
-    """Its states at the ids 0 … 11, with which it was tried out, differ by more than their length in any exact attention."""
+    """It was tried out at the ids 0 … 11, where states differ by more than their length in any exact attention."""
     decoder = Decoder(load_model(tiny_llama, HALF, False), [-1])
     rows = ProbeRows.of((), decoder.vocabulary, CPU, HALF)
     with caplog.at_level(logging.INFO, "echo_core"):
@@ -184,7 +184,7 @@ def test_a_model_that_our_attention_computes_otherwise_is_padded_and_not_accused
 
 @pytest.mark.parametrize("layers", [(-1, -2), (1, 2, 3)])
 def test_a_band_of_layers_is_judged_by_what_the_model_computes_in(tiny_llama: Path, layers: tuple[int, ...]):
-    """A band's mean is float32, whatever the model computes in; its states in bfloat16 were asked to be exact to float32."""
+    """A band's mean is float32, whatever the model computes in, and was asked to be exact to float32."""
     decoder = Decoder(load_model(tiny_llama, HALF, False), layers)
     assert decoder.forward(decoder.probe_rows().ids).dtype is FULL
     assert (decoder.layout, decoder.probe_rows().dtype) == ("packed", HALF)

@@ -4,6 +4,7 @@ import torch
 from oracle import open_oracle
 
 from echo_core import ConfigError, EchoConfig, EchoEncoder, Runtime
+from echo_core.methods import token_prepending
 
 SLOW = Runtime(device="cpu", dtype="float32")
 TEXTS = [
@@ -125,6 +126,16 @@ def test_windows_of_a_long_text_each_fill_their_own_slot(tiny_llama):
 def test_a_slot_and_its_layers_go_together(fields):
     with pytest.raises(ConfigError, match=r"prepend_layers.*\{slot\}.*go together"):
         EchoConfig(**fields)
+
+
+def test_slots_go_to_the_device_once_a_pass(tiny_llama, monkeypatch):
+    """They were copied there before each layer, and each copy waits for the device."""
+    given = []
+    monkeypatch.setattr(token_prepending, "overwrite", lambda states, slots: given.append(slots) or states)
+    encode(tiny_llama, 3)
+    assert len(given) >= 2
+    assert all(isinstance(slots, torch.Tensor) and slots.dtype is torch.int64 for slots in given)
+    assert given[-2] is given[-1]
 
 
 def test_more_layers_than_run_are_refused(tiny_llama):

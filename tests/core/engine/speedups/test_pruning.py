@@ -100,7 +100,7 @@ def test_small_batches_run_whole(tiny_llama):
 
 
 def test_a_pass_in_another_thread_runs_whole_while_one_is_pruned(tiny_llama):
-    """The selection was the model's: whoever ran it at the same time, or in a child forked meanwhile, got an IndexError or another's tokens."""
+    """The selection was the model's: another thread's pass, or a forked child's, took it for its own."""
     model = load_decoder(tiny_llama, EchoConfig(str(tiny_llama)), FP32)
     ids = torch.arange(12)[None] + 3
     whole = model.forward(ids)
