@@ -2,10 +2,11 @@
 
     python examples/chroma_quickstart.py                                   # 72 sample documents, sample questions
     python examples/chroma_quickstart.py --ask "Why is my dough so flat?"  # a question of yours
-    python examples/chroma_quickstart.py ~/notes --ask "…" --ask "…"       # a folder of yours (.md and .txt, with its subfolders)
+    python examples/chroma_quickstart.py ~/notes --ask "…" --ask "…"       # .md and .txt files of yours, subfolders too
 
-Runs offline with the embedded default model; --model takes any causal model, by name or folder. The index is kept: the second run embeds only
-what is new, and a run that was stopped goes on where it was.
+It runs offline with the embedded default model; --model takes any causal model, by name, folder or GGUF file. The
+index is kept and follows the folder: a further run embeds what is new or has changed, and removes what is gone. A run
+that was stopped goes on where it was.
 """
 
 import argparse
@@ -13,38 +14,39 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import chromadb
-from chromadb.config import Settings
+from chromadb import Collection
 
-from echo_chroma import add_documents, document_id, open_collection
+from echo_chroma import Synced, open_collection, sync_documents
 from echo_core import EchoConfig, EchoError, EmbeddingSpaceMismatch
 from echo_core.identity.checkpoint import CONFIG_FILE, DEFAULT_MODEL, load_config
 
 DATA = Path(__file__).resolve().parent / "data"
 SHOWN = (0, 4, 12, 20, 28, 36)  # of the sample questions
-PASSAGE = 1000  # characters: a passage is whole paragraphs up to so many
-COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+PASSAGE = 1000  # characters: a passage is whole paragraphs up to this length
 
 
 def main() -> None:
     """Read, index, ask, print."""
     options = parse_options()
     config = choose_model(options.model)
-    passages = list(read_passages(options.folder))
-    if not passages:
+    texts, sources = read_folder(options.folder)
+    if not texts:
         raise EchoError(f"{options.folder} holds no .md or .txt file with text in it")
 
+    start = time.perf_counter()
     options.index.mkdir(parents=True, exist_ok=True)
-    client = chromadb.PersistentClient(options.index, Settings(anonymized_telemetry=False))
-    collection = open_collection(client, collection_name(options.folder), config)
-    print_index(options, index(collection, passages))
+    collection = open_collection(options.index, collection_name(options.folder), config)
+    done = sync_documents(collection, texts, sources)
+    folder = min(os.path.relpath(options.folder), str(options.folder), key=len)
+    print(f"{folder} → {options.index}, by {options.model or 'the embedded default model'}")
+    print(f"Passages: {describe(done, time.perf_counter() - start)}.")
 
     if options.ask:
         ask(collection, options.ask, options.top)
@@ -54,11 +56,9 @@ def main() -> None:
         print('\nAsk it something: --ask "your question"')
 
 
-# ---- the three steps: read, index, ask -------------------------------------------------------------------------------------------------
-
-
-def read_passages(folder: Path) -> Iterator[dict]:
-    """The passages of every .md and .txt file below the folder, with title, file and place; unreadable files are named and left out."""
+def read_folder(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The passages of every .md and .txt file in the folder, and file, title and place of each."""
+    texts, sources = [], []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".md", ".txt")):
         name = path.relative_to(folder)
         if not path.is_file() or any(part.startswith(".") for part in name.parts):
@@ -70,55 +70,11 @@ def read_passages(folder: Path) -> Iterator[dict]:
             print(f"Left out {name}: {reason}", file=sys.stderr)
             continue
         heading = re.search(r"^#+ +(.+)", text, re.MULTILINE)
+        title = heading[1].strip() if heading else path.stem
         for position, passage in enumerate(split_passages(text)):
-            yield {
-                "text": passage,
-                "source": name.as_posix(),
-                "title": heading[1].strip() if heading else path.stem,
-                "position": position,
-            }
-
-
-def index(collection: chromadb.Collection, passages: list[dict]) -> tuple[int, int, int, float]:
-    """Passages that were new, there already, and no longer in the folder, and the seconds it took; the collection then mirrors the folder."""
-    start = time.perf_counter()
-    keep = {document_id(passage["text"], passage["source"]) for passage in passages}
-    stale = [id for id in collection.get(include=[])["ids"] if id not in keep]
-    for first in range(0, len(stale), 1000):
-        collection.delete(stale[first : first + 1000])
-    metadatas = [{key: passage[key] for key in ("source", "title", "position")} for passage in passages]
-    done = add_documents(collection, [passage["text"] for passage in passages], metadatas)
-    return done.added, done.skipped, len(stale), time.perf_counter() - start
-
-
-def ask(collection: chromadb.Collection, questions: list[str], top: int, answers: list[str] | None = None) -> None:
-    """Print the best passages for each question, the first with its text; ``answers`` are the files known to be right."""
-    found = collection.query(query_texts=questions, n_results=top)
-    for row, question in enumerate(questions):
-        print("\n" + paint(question, "1"))
-        for rank, (metadata, distance) in enumerate(zip(found["metadatas"][row], found["distances"][row], strict=True)):
-            print_hit(metadata, 1 - distance, bool(answers) and metadata["source"] == answers[row])
-            if rank == 0:
-                print_text(found["documents"][row][rank])
-
-
-def ask_samples(collection: chromadb.Collection, top: int) -> None:
-    """Some sample questions with their answers, and how often the right document came first over all of them."""
-    samples = [json.loads(line) for line in (DATA / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
-    shown = [samples[i] for i in SHOWN]
-    print(f"\n{len(SHOWN)} sample questions; {paint('✓', '32')} marks the document that is known to answer.")
-    ask(collection, [sample["question"] for sample in shown], top, [sample["document"] for sample in shown])
-
-    found = collection.query(query_texts=[sample["question"] for sample in samples], n_results=3, include=["metadatas"])
-    ranks = [[metadata["source"] for metadata in row] for row in found["metadatas"]]
-    first = sum(row[0] == sample["document"] for row, sample in zip(ranks, samples, strict=True))
-    among = sum(sample["document"] in row for row, sample in zip(ranks, samples, strict=True))
-    print(
-        f"\nOf all {len(samples)} sample questions, the right document (of {collection.count()}) came first for {first}, among three for {among}."
-    )
-
-
-# ---- reading -----------------------------------------------------------------------------------------------------------------------------
+            texts.append(passage)
+            sources.append({"source": name.as_posix(), "title": title, "position": position})
+    return texts, sources
 
 
 def split_passages(text: str) -> Iterator[str]:
@@ -134,14 +90,12 @@ def split_passages(text: str) -> Iterator[str]:
         yield passage
 
 
-def choose_model(model: str | None) -> EchoConfig:
-    """The options of the model: those it was saved with, if EchoEncoder.save wrote it, else the defaults."""
+def choose_model(model: str | None) -> EchoConfig | str | None:
+    """The model's name; the whole options if EchoEncoder.save wrote its folder."""
     if model is None and not (DEFAULT_MODEL / "config.json").is_file():
-        raise EchoError(
-            "this copy of the package has no embedded default model; name one: --model FOLDER_OR_NAME, any causal language model"
-        )
-    saved = model is not None and (Path(model) / CONFIG_FILE).is_file()
-    return load_config(Path(model)) if saved else EchoConfig(model)
+        what = "any causal language model, by name, folder or GGUF file"
+        raise EchoError(f"this copy of the package has no embedded default model; name one: --model MODEL, {what}")
+    return load_config(Path(model)) if model and (Path(model) / CONFIG_FILE).is_file() else model
 
 
 def collection_name(folder: Path) -> str:
@@ -150,73 +104,60 @@ def collection_name(folder: Path) -> str:
     return f"{readable}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
 
 
-# ---- printing ----------------------------------------------------------------------------------------------------------------------------
+def describe(done: Synced, seconds: float) -> str:
+    """What a run did, in words; one whose text or place has changed counts as embedded or as moved."""
+    counts = {"there already": done.unchanged, "moved": done.updated, "outdated removed": done.deleted}
+    first = f"{done.added} embedded in {seconds:.1f} s (loading the model included)" if done.added else "none new"
+    return ", ".join([first, *(f"{count} {name}" for name, count in counts.items() if count)])
 
 
-def paint(text: str, code: str) -> str:
-    """The text in a colour, in a terminal."""
-    return f"\x1b[{code}m{text}\x1b[0m" if COLOURS else text
+def ask(collection: Collection, questions: Sequence[str], top: int, answers: Sequence[str] = ()) -> None:
+    """Print the best passages for each question, the first with its text; ``answers`` are the files that are right."""
+    found = collection.query(query_texts=list(questions), n_results=top)
+    for row, question in enumerate(questions):
+        print(f"\n{question}")
+        for rank, (hit, distance) in enumerate(zip(found["metadatas"][row], found["distances"][row], strict=True)):
+            mark = "✓" if answers and hit["source"] == answers[row] else " "
+            title = textwrap.shorten(hit["title"], 46, placeholder=" …")
+            print(f" {mark} {1 - distance:.3f}  {title:<46}  {hit['source']}")
+            if rank == 0:
+                text = re.sub(r"^#+ .*", "", found["documents"][row][rank], count=1)  # the title stands there already
+                shown = textwrap.fill(" ".join(text.split()), 90, max_lines=2, placeholder=" …")
+                print(textwrap.indent(shown, " " * 10))
 
 
-def print_index(options: argparse.Namespace, done: tuple[int, int, int, float]) -> None:
-    """What was indexed, by which model, and where."""
-    added, skipped, removed, seconds = done
-    parts = [f"{added} embedded in {seconds:.1f} s (loading the model included)" if added else "none new"]
-    parts += [f"{skipped} there already"] if skipped else []
-    parts += [f"{removed} outdated removed"] if removed else []
-    folder = min(os.path.relpath(options.folder), str(options.folder), key=len)
-    print(f"{paint(folder, '1')} → {options.index}, by {options.model or 'the embedded default model'}")
-    print(f"Passages: {', '.join(parts)}.")
+def ask_samples(collection: Collection, top: int) -> None:
+    """Some sample questions with their answers, and how often the right document came first over all of them."""
+    samples = [json.loads(line) for line in (DATA / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    questions, answers = ([sample[key] for sample in samples] for key in ("question", "document"))
+    print(f"\n{len(SHOWN)} sample questions; ✓ marks the document that is known to answer.")
+    ask(collection, [questions[i] for i in SHOWN], top, [answers[i] for i in SHOWN])
 
-
-def print_hit(metadata: dict, score: float, right: bool) -> None:
-    """Score, title and file on one line; a check mark if it is known to be right."""
-    title = textwrap.shorten(metadata["title"], 46, placeholder=" …")
-    print(
-        f" {paint('✓', '32') if right else ' '} {score:.3f}  {paint(f'{title:<46}', '36')}  {paint(metadata['source'], '2')}"
-    )
-
-
-def print_text(text: str) -> None:
-    """The beginning of a passage, its heading left out, on at most two lines."""
-    body = " ".join(re.sub(r"^#+ .*", "", text, count=1).split())
-    width = min(shutil.get_terminal_size((100, 20)).columns, 110)
-    print(textwrap.indent(textwrap.fill(body, width - 10, max_lines=2, placeholder=" …"), " " * 10))
+    found = collection.query(query_texts=questions, n_results=3, include=["metadatas"])["metadatas"]
+    right = [[hit["source"] == answer for hit in row] for row, answer in zip(found, answers, strict=True)]
+    first, among = sum(row[0] for row in right), sum(map(any, right))
+    print(f"\nOf all {len(samples)} sample questions, the right document (of {collection.count()}) ", end="")
+    print(f"came first for {first}, among three for {among}.")
 
 
 def parse_options() -> argparse.Namespace:
     """The command line, with the folder checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=DATA / "documents",
-        metavar="PATH",
-        help="folder with .md and .txt files",
+    add = parser.add_argument
+    add("folder", nargs="?", type=Path, default=DATA / "documents", metavar="PATH", help="folder of .md and .txt files")
+    add("--ask", action="append", metavar="QUESTION", help="can be given several times")
+    add(
+        "--model", help="any causal language model: a name on the Hub, a folder, a GGUF file; default: the embedded one"
     )
-    parser.add_argument("--ask", action="append", metavar="QUESTION", help="can be given several times")
-    parser.add_argument(
-        "--model", metavar="NAME_OR_FOLDER", help="any causal language model; default: the embedded one"
-    )
-    parser.add_argument(
-        "--index",
-        type=Path,
-        default=Path(".demo"),
-        metavar="FOLDER",
-        help="where the vectors are kept (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--top", type=int, default=3, metavar="K", help="passages shown for a question (default: %(default)s)"
-    )
+    add("--index", type=Path, default=Path(".demo"), metavar="FOLDER", help="of the vectors (default: %(default)s)")
+    add("--top", type=int, default=3, metavar="K", help="passages shown for a question (default: %(default)s)")
     options = parser.parse_args()
+    options.folder = options.folder.expanduser().resolve()
     if options.top < 1:
         parser.error(f"--top must be at least 1, got {options.top}")
-    options.folder = options.folder.expanduser().resolve()
     if not options.folder.is_dir():
-        parser.error(
-            f"PATH must be a folder, got {options.folder}, which is {'a file' if options.folder.exists() else 'not there'}"
-        )
+        what = "a file" if options.folder.exists() else "not there"
+        parser.error(f"PATH must be a folder, got {options.folder}, which is {what}")
     if options.index.exists() and not options.index.is_dir():
         parser.error(f"--index must be a folder, got {options.index}, which is a file")
     return options

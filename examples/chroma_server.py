@@ -3,8 +3,8 @@
     python examples/chroma_server.py                   # starts a server on this machine for the length of the example
     python examples/chroma_server.py --server HOST:PORT  # uses one that runs already
 
-Chroma stores the embedding function's config beside the vectors and rebuilds the function from it: a process that has imported echo_chroma opens
-the collection and queries it with the right model and the query template.
+Chroma stores the embedding function's config beside the vectors and rebuilds the function from it: a process that has
+imported echo_chroma opens the collection and queries it with the right model and the query template.
 """
 
 import argparse

@@ -20,6 +20,14 @@ EXPECTED = {
         [r"before: 40 new .*nDCG@10", r"after : 40 new .*nDCG@10", r"gives the same vectors within \de-0[4-9]"],
     ),
     "sentence_transformers_encode.py": ([], [r"<- has the answer", r"of 40 questions \d+ have"]),
+    "chroma_minimal.py": (
+        [],
+        [
+            r"Added\(added=2,",
+            r"Honeybees shiver .*bees\.md",
+            r"(Synced\(added=2, unchanged=0, updated=0, deleted=2\)\n){2}",
+        ],
+    ),
     "chroma_server.py": ([], [r"indexed 72 documents", r"rebuilt EchoEmbeddingFunction", r"\d\.\d{3}  tides\.md"]),
     "rag_langchain_chroma.py": (
         [],
