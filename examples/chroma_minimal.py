@@ -1,4 +1,4 @@
-"""Chroma in five calls: open a collection, add documents, ask, follow a source that changes, count before deleting."""
+"""Chroma in five calls: open a collection, add documents, ask, count what a synchronisation would do, do it."""
 
 from tempfile import TemporaryDirectory
 

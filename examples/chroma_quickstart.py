@@ -105,7 +105,7 @@ def collection_name(folder: Path) -> str:
 
 
 def describe(done: Synced, seconds: float) -> str:
-    """What a run did, in words; one whose text or place has changed counts as embedded or as moved."""
+    """What a run did, in words; a passage with another title or place is one that moved."""
     counts = {"there already": done.unchanged, "moved": done.updated, "outdated removed": done.deleted}
     first = f"{done.added} embedded in {seconds:.1f} s (loading the model included)" if done.added else "none new"
     return ", ".join([first, *(f"{count} {name}" for name, count in counts.items() if count)])

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import chromadb
 import numpy as np
@@ -12,8 +14,15 @@ import pytest
 from echo_chroma import EchoEmbeddingFunction, add_documents, check_collection, open_collection
 from echo_core import EchoConfig, EmbeddingSpaceMismatch, ModelError, shared_encoder
 
+STORED = Path(__file__).parents[2] / "stored_by_0.1.0"
 TEXTS = ["the sea rises", "bread dough rests overnight", "a bicycle chain wants oil"]
 
+OPEN_AT = """
+import sys, time
+from echo_chroma import open_collection
+time.sleep(max(0, float(sys.argv[1]) - time.time()))
+open_collection(sys.argv[2], "texts", sys.argv[3])
+"""
 REOPEN = """
 import chromadb, json, sys, echo_chroma
 from chromadb.config import Settings
@@ -129,6 +138,55 @@ def test_a_collection_that_does_not_say_what_it_holds_is_refused(client, config)
         open_collection(client, "texts", config)
 
 
+def test_a_collection_that_version_0_1_0_stored_is_accepted(client):
+    """Function and metadata are byte for byte what it wrote for the embedded model at layer -2."""
+    function, metadata = (json.loads((STORED / f"chroma_{name}.json").read_text()) for name in ("function", "metadata"))
+    config = EchoConfig(layer=-2)
+    made = client.create_collection(
+        "texts",
+        embedding_function=None,
+        metadata=metadata,
+        configuration={"embedding_function": EchoEmbeddingFunction.build_from_config(function)},
+    )
+    assert client.get_collection("texts").configuration_json["embedding_function"]["config"] == function
+    assert EchoEmbeddingFunction(config).get_config() == function
+    check_collection(made, config)
+    add_documents(made, TEXTS)
+    assert open_collection(client, "texts", config).query(query_texts=["dough"], n_results=1)["documents"] == [
+        [TEXTS[1]]
+    ]
+    assert client.get_collection("texts").query(query_texts=["dough"], n_results=1)["documents"] == [[TEXTS[1]]]
+    with pytest.raises(EmbeddingSpaceMismatch, match="layer: stored -2, now -1"):
+        open_collection(client, "texts")
+
+
+@pytest.mark.parametrize("space", ["[]", "3", "{no", '"x"', ""])
+def test_a_stored_space_that_is_no_object_is_a_mismatch_that_says_so(client, space, config):
+    metadata = {"echo_fingerprint": "0" * 16, "echo_space": space}
+    client.create_collection("texts", embedding_function=None, metadata=metadata)
+    with pytest.raises(EmbeddingSpaceMismatch, match="index its texts again"):
+        open_collection(client, "texts", config)
+
+
+def test_a_folder_may_stand_for_a_client_and_a_name_for_a_config(tmp_path, tiny_llama, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    collection = open_collection("index", "texts", tiny_llama)
+    monkeypatch.chdir("/")
+    add_documents(collection, TEXTS)
+    assert open_collection(tmp_path / "index", "texts", str(tiny_llama)).count() == 3
+    assert (tmp_path / "index" / "chroma.sqlite3").is_file()
+
+
+@pytest.mark.slow
+def test_processes_that_make_one_store_at_once_all_get_their_collection(tmp_path, tiny_llama):
+    """One in about eight such runs of three processes died of "table collections already exists"."""
+    for run in range(12):
+        at = time.time() + 6
+        command = [sys.executable, "-c", OPEN_AT, str(at), str(tmp_path / str(run)), str(tiny_llama)]
+        processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        assert [(process.communicate(timeout=120)[1], process.returncode) for process in processes] == [("", 0)] * 3
+
+
 def test_metadata_of_the_space_alone_is_enough(client, config, runtime):
     """As a store that embeds by itself (LangChain's, LlamaIndex's) would make it."""
     encoder = shared_encoder(config, runtime)
@@ -162,6 +220,6 @@ def test_a_poisoned_stored_config_is_refused_at_the_first_text(client, config):
 
 
 def test_a_missing_model_is_an_error_before_a_collection_is_made(client):
-    with pytest.raises(ModelError, match="no folder"):
+    with pytest.raises(ModelError, match="must be a folder or a name"):
         open_collection(client, "texts", EchoConfig("./nowhere"))
     assert client.list_collections() == []

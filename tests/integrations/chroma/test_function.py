@@ -1,6 +1,10 @@
 """The embedding function by itself: roles, what is stored of it, what is refused."""
 
+import copy
+import dataclasses
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -146,8 +150,80 @@ def test_an_empty_text_and_a_bare_string_are_refused(function):
         function.embed_query("tides")
 
 
-def test_a_pickled_copy_gives_the_same_vectors(function):
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(function))(["tides"]), function(["tides"]))
+COPIES = {
+    "pickle": lambda function: pickle.loads(pickle.dumps(function)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "stored": lambda function: _with_runtime(
+        EchoEmbeddingFunction.build_from_config(_through_json(function)), function
+    ),
+}
+
+
+def _through_json(function):
+    return json.loads(json.dumps(function.get_config()))
+
+
+def _with_runtime(function, other):
+    function.runtime = other.runtime  # never stored
+    return function
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_a_copy_of_any_way_gives_the_same_vectors_and_is_of_the_same_space(way, used, config, runtime):
+    function = EchoEmbeddingFunction(config, runtime)
+    if used:
+        function(["tides"])
+    copied = COPIES[way](function)
+    assert (copied.config, copied.runtime, copied.space) == (function.config, function.runtime, function.space)
+    assert copied.get_config() == function.get_config()
+    np.testing.assert_array_equal(copied(["tides"]), function(["tides"]))
+    np.testing.assert_array_equal(copied.embed_query(["tides"]), function.embed_query(["tides"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer": (1, -1), "centre": tuple(i / 100 for i in range(32))},
+        {"dimension": 8, "filter": 2},
+        {"pooling": "last", "normalize": False, "seam": "reference"},
+        {"overflow": "truncate", "empty": "zero"},
+        {"instruction": "Find", "query_template": "{instruction}: {text} [[{text}]]"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_option_comes_back_from_the_stored_config(change, config):
+    function = EchoEmbeddingFunction(dataclasses.replace(config, **change))
+    rebuilt = EchoEmbeddingFunction.build_from_config(_through_json(function))
+    assert (rebuilt.config, rebuilt.space) == (function.config, function.space)
+
+
+@pytest.mark.parametrize("moment", ["before the first text", "after it"])
+def test_weights_that_are_replaced_under_a_function_never_make_vectors_for_its_space(
+    moment, tiny_llama, tmp_path, runtime, other_llama
+):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    function = EchoEmbeddingFunction(str(folder), runtime)
+    space, expected = function.space, None
+    if moment == "after it":
+        expected = function(["tides"])
+    shutil.copy(other_llama / "model.safetensors", folder / "new")
+    (folder / "new").replace(folder / "model.safetensors")  # as one should: a loaded model may be a map of its file
+    if expected is None:
+        with pytest.raises(EmbeddingSpaceMismatch, match="weights"):
+            function(["tides"])
+    else:
+        np.testing.assert_array_equal(function(["tides"]), expected)
+    assert function.space == space
+
+
+@pytest.mark.parametrize("texts", ["tides", {"tides": 1}, {"tides"}, b"tides", 3, None], ids=repr)
+def test_what_is_no_list_of_texts_is_refused_for_documents_and_queries(texts, function):
+    for embed in (function, function.embed_query):
+        with pytest.raises(TypeError, match="texts must be a list"):
+            embed(texts)
 
 
 def test_many_threads_get_the_right_vectors(function):

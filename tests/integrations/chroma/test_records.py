@@ -3,7 +3,8 @@
 import pytest
 
 from echo_chroma import document_id
-from echo_chroma.records import Record, read_records
+from echo_chroma.records import Record, check_ids, read_records
+from echo_core import EchoError
 
 
 def records_of(texts, metadatas=None, ids=None, variables=None):
@@ -78,6 +79,57 @@ def test_columns_that_do_not_fit_the_texts_are_refused(columns, message):
 def test_what_is_no_column_of_strings_is_refused(columns, message):
     with pytest.raises(TypeError, match=message):
         records_of(["one", "two"], **columns)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("page", "must be a dict or None, got str"),
+        ([("page", 1)], "must be a dict or None, got list"),
+        ({"page": {}}, "cannot be stored: Expected metadata value"),
+        ({"page": []}, "cannot be stored: Expected metadata list value"),
+        ({3: "page"}, "cannot be stored: Expected metadata key"),
+        ({"page": "\ud800"}, "cannot be stored: 'utf-8'"),
+        ({"": 1}, "'' must have a name"),
+        ({"page": float("nan")}, "'page' must have a name, and a finite value"),
+        ({"pages": [1.5, float("inf")]}, "'pages' must have a name, and a finite value"),
+        ({"page": 2**63}, "at most 64 bits, got 9223372036854775808"),
+    ],
+    ids=str,
+)
+def test_metadata_that_a_store_would_refuse_after_embedding_or_lose_is_refused_and_named(metadata, message):
+    """Chroma drops NaN and infinity without a word, and rounds large integers."""
+    with pytest.raises((TypeError, ValueError), match=f"^metadata of text 1.*{message}"):
+        records_of(["one", "two"], [None, metadata])
+
+
+def test_metadata_is_kept_but_for_what_is_none():
+    metadata = {"a": "", "b": 0, "c": False, "d": -(2**63), "e": [0.5], "f": None}
+    (record,) = records_of(["one"], [metadata])
+    assert record.metadata == {key: value for key, value in metadata.items() if value is not None}
+    assert records_of(["one"], [{"f": None}])[0].metadata is None
+
+
+def test_ids_must_be_distinct_strings():
+    check_ids(["1", "2"])
+    with pytest.raises(EchoError, match="'1' for text 0 and for text 2"):
+        check_ids(["1", "2", "1"])
+    for wrong in (3, "", None):
+        with pytest.raises(TypeError, match="id 1 must be a string with at least one character"):
+            check_ids(["1", wrong])
+        with pytest.raises(TypeError, match="id 1 must be"):
+            records_of(["one", "two"], ids=iter(["1", wrong]))
+
+
+@pytest.mark.parametrize("name", ["metadatas", "ids"])
+def test_a_table_is_no_column(name):
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match=f"{name} must be a list with one item for each text, got DataFrame"):
+        records_of(["one"], **{name: pandas.DataFrame({"a": [1]})})
+    with pytest.raises(TypeError, match="one column"):
+        records_of(pandas.DataFrame({"text": ["one"]}))
+    frame = pandas.DataFrame({"text": ["one"], "id": ["7"]})
+    assert records_of(frame["text"], ids=frame["id"])[0].id == "7"
 
 
 def test_texts_must_be_strings_in_a_list():
