@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ def read_records(
     named = {f"variable {name!r}": column for name, column in varying.items()}
     for name, column in {"metadatas": metadatas, "ids": ids, **named}.items():
         _check_column(name, column, texts)
-    if isinstance(ids, Sequence):
+    if isinstance(ids, Sized):  # no stream: it can be read twice
         check_ids(ids)
     values = (dict(zip(varying, row, strict=True)) for row in zip(*varying.values(), strict=True)) if varying else None
     return _numbered({"text": texts, "metadata": metadatas, "id": ids, "values": values}, fixed)

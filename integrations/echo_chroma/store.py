@@ -18,13 +18,13 @@ import chromadb
 import httpx
 from chromadb.api import BaseAPI, ClientAPI
 from chromadb.api.shared_system_client import SharedSystemClient
-from chromadb.errors import InternalError, RateLimitError
+from chromadb.errors import ChromaError, InternalError, RateLimitError
 
 from echo_core.errors import StoreError
 
 CALL_BYTES = 32 << 20  # a server takes 40 MiB in one call (chromadb 1.5.9, measured), and does not tell
-_TOO_LARGE = re.compile("(?i)too large|length limit|413")  # Chroma's words, and those of proxies
-_WAITS = (0.1, 0.4, 1.6, None)  # seconds after a try; migrations of a new store take about 0.1
+_TOO_LARGE = re.compile(r"(?i)too large|length limit|\b413\b")  # Chroma's words, and those of proxies
+_WAITS = (0.1, 0.4, 1.6)  # seconds; migrations of a new store take about 0.1
 _FAILURES = (httpx.HTTPError, InternalError, RateLimitError)
 _opening = threading.RLock()
 
@@ -60,13 +60,18 @@ def store_in_parts(
         try:
             store(part)
         except Exception as error:
-            if not _TOO_LARGE.search(str(error)):
+            if not _is_too_large(error):
                 raise
             middle = (part.start + part.stop) // 2
             if middle == part.start:
                 size = f"{name(part.start)} takes {sizes[part.start] / 2**20:.1f} MiB with its metadata and vector"
                 raise StoreError(f"{size}, more than the store takes at once ({error}); split it") from error
             waiting += [slice(middle, part.stop), slice(part.start, middle)]
+
+
+def _is_too_large(error: Exception) -> bool:
+    answered = type(error) is Exception or isinstance(error, ChromaError)  # no error of ours, or of an argument
+    return answered and _TOO_LARGE.search(str(error)) is not None
 
 
 def _parts(count: int, sizes: Sequence[int]) -> Iterator[slice]:
@@ -107,19 +112,23 @@ def open_client(folder: str | os.PathLike[str]) -> ClientAPI:
     return open_store(path, lambda: chromadb.PersistentClient(path))
 
 
-def open_store(folder: str, make: Callable[[], T]) -> T:
+def open_store(folder: str, make: Callable[[], T], waits: Sequence[float] = _WAITS) -> T:
     """What ``make`` gives, which opens a store in a folder; called again while another process makes the same one.
 
+    Args:
+        folder: as ``make`` names it to Chroma.
+        make: makes the client, or what holds one.
+        waits: seconds before each further try.
+
     Raises:
-        InternalError: from Chroma, if that takes more than about two seconds.
+        InternalError: from Chroma, if that takes longer, or if it is about something else.
     """
     with _opening:  # Chroma hands one thread the client that another is still making
-        for wait in _WAITS:
-            try:
-                return make()
-            except InternalError as error:
-                SharedSystemClient._identifier_to_system.pop(folder, None)  # half made, and given out again otherwise
-                if wait is None or "already exists" not in str(error):  # "table collections already exists"
-                    raise
-                time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
+        try:
+            return make()
+        except InternalError as error:
+            SharedSystemClient._identifier_to_system.pop(folder, None)  # half made, and given out again otherwise
+            if not waits or "already exists" not in str(error):  # "table collections already exists"
+                raise
+        time.sleep(waits[0])
+        return open_store(folder, make, waits[1:])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from echo_chroma import open_client, store
 from echo_chroma.store import open_store, reaching, record_bytes, store_in_parts
-from echo_core import EchoError, StoreError
+from echo_core import EchoError, StoreError, TextTooLongError
 
 
 class Takes:
@@ -55,11 +55,16 @@ def test_a_record_that_is_too_large_alone_is_named():
         store_in_parts(client, client.sizes, client.put, "row {}".format)
 
 
-def test_another_error_of_the_store_is_not_taken_for_one_of_size():
+@pytest.mark.parametrize(
+    "error",
+    [InvalidArgumentError("id 14130 is not there"), ValueError("got 413"), TextTooLongError(3, "is too large")],
+    ids=repr,
+)
+def test_another_error_is_not_taken_for_one_of_size(error):
     def refuse(part):
-        raise InvalidArgumentError("no such thing")
+        raise error
 
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(type(error)):
         store_in_parts(Takes(10, [1, 1], 100), [1, 1], refuse)
 
 
@@ -69,7 +74,7 @@ def test_a_records_bytes_are_those_of_the_call(server, monkeypatch):
     watched = lambda self, *where, **rest: (sent.append(rest.get("content")), request(self, *where, **rest))[1]  # noqa: E731
     monkeypatch.setattr(httpx.Client, "request", watched)
     collection = chromadb.HttpClient(*server).get_or_create_collection("bytes", embedding_function=None)
-    text, metadata = "Grüße \x01 \n 🙂" * 50, {"a": "ü", "b": 1.5, "c": ["x"]}
+    text, metadata = "Grüße \x01 \n 🙂" * 50, {"a": "ü", "b": 1.5, "c": True}
     collection.upsert([f"{i}" for i in range(9)], np.ones((9, 96), np.float32), [metadata] * 9, [text] * 9)
     assert len(sent[-1]) == pytest.approx(9 * record_bytes("0", text, metadata, 96), rel=0.05)
 
@@ -109,12 +114,11 @@ def test_a_client_is_opened_when_another_process_has_made_the_tables(tmp_path):
     assert open_client(tmp_path / "store").list_collections() == []
 
 
-def test_a_store_that_cannot_be_made_raises_chromas_error_and_can_be_opened_once_mended(tmp_path, monkeypatch):
+def test_a_store_that_cannot_be_made_raises_chromas_error_and_can_be_opened_once_mended(tmp_path):
     """Chroma keeps a client that failed to start, and hands it out: 'RustBindingsAPI' object has no attribute …"""
-    monkeypatch.setattr(store, "_WAITS", (0.01, None))
-    broken = half_made(tmp_path / "store")
+    broken, folder = half_made(tmp_path / "store"), str(tmp_path / "store")
     with pytest.raises(InternalError, match="table collections already exists"):
-        open_client(tmp_path / "store")
+        open_store(folder, lambda: chromadb.PersistentClient(folder), waits=[0.01])
     broken.unlink()
     assert open_client(tmp_path / "store").list_collections() == []
 
