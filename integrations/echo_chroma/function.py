@@ -16,6 +16,7 @@ from echo_chroma.stored import NAME, from_stored, to_stored
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import VariableError
 from echo_core.identity.checkpoint import find_checkpoint, with_absolute_model
+from echo_core.identity.presets import preset_for
 from echo_core.identity.space import check_space, describe_space, space_metadata
 from echo_core.identity.weights import weights_identity
 
@@ -46,15 +47,17 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         """Check the options.
 
         Args:
-            config: a whole EchoConfig, a model's name, folder or file, or nothing for the embedded default model.
+            config: a whole EchoConfig, or a model's name, folder or file, or nothing for the embedded default model. A
+                model that is named alone gets the options that were measured best for it.
             runtime: device, dtype, batch size; never stored.
             weights: identity of the weights that the stored vectors were made with; set when Chroma rebuilds this.
 
         Raises:
             ConfigError: an option is unknown, of the wrong type or out of range.
+            ModelError: there is no model of this name.
         """
         name = config if config is None or isinstance(config, EchoConfig) else os.fspath(config)
-        self.config = with_absolute_model(name if isinstance(name, EchoConfig) else EchoConfig(name))
+        self.config = with_absolute_model(name if isinstance(name, EchoConfig) else preset_for(name))
         self.runtime = runtime or Runtime()
         self._weights = weights
 
