@@ -6,6 +6,7 @@ Both are checked once, here, so that the stages can trust them. A ``Runtime`` is
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,13 @@ def _preset_or(default: Any) -> Any:
     return field(default=None, metadata={"default": default})
 
 
+class Options(dict[str, Any]):
+    """JSON fields within a frozen config, hashed by what they say."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+
 @dataclass(frozen=True)
 class EchoConfig:
     """What defines a vector. A field that is not given takes the preset of a known checkpoint.
@@ -74,6 +82,7 @@ class EchoConfig:
     filter: float | None = None  # EmbedFilter keeps the middle 1/filter of the LM head's directions
     dimension: int | None = None  # keep the first numbers of the vector; with a filter, of its coordinates in its basis
     normalize: bool = _preset_or(True)  # unit length
+    quantization: Mapping[str, Any] | None = None  # of the weights at load, as to_dict() of transformers' configs says
 
     def __post_init__(self) -> None:
         """Fill presets and defaults in, then check every field.
@@ -120,6 +129,8 @@ class EchoConfig:
             check_integer("dimension", self.dimension, 1)
         if self.prepend_layers is not None:
             check_integer("prepend_layers", self.prepend_layers, 1)
+        if self.quantization is not None:
+            object.__setattr__(self, "quantization", _checked_quantization(self.quantization))
         for name in ("query_template", "document_template"):
             if ("slot" in parse_template(getattr(self, name)).specials) != (self.prepend_layers is not None):
                 problem = f"prepend_layers={self.prepend_layers} and {{slot}} in the {name} go together, or neither"
@@ -211,6 +222,17 @@ def _checked_filter(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
         raise ConfigError(f"filter must be a number of at least 1 (2 is recommended), got {value!r}")
     return int(value) if value == int(value) else value
+
+
+def _checked_quantization(value: Any) -> Options:
+    try:
+        fields = json.loads(json.dumps(value.to_dict() if hasattr(value, "to_dict") else value))
+    except (TypeError, ValueError):
+        fields = None
+    if not isinstance(fields, dict) or not isinstance(fields.get("quant_method"), str):
+        rule = "must be JSON fields with quant_method, as BitsAndBytesConfig or TorchAoConfig of transformers has them"
+        raise ConfigError(f"quantization {rule}, got {str(value)[:60]!r}")
+    return Options(fields)
 
 
 def check_fields(cls: type, fields: Mapping[str, Any]) -> None:

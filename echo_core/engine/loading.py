@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from echo_core.engine.speedups.compile import check_compile, compile_layers
 from echo_core.engine.speedups.fp8 import check_fp8, quantize
 from echo_core.engine.speedups.packed_weights import pack
 from echo_core.engine.threads import load_lock
-from echo_core.errors import ModelError
+from echo_core.errors import ConfigError, ModelError
 from echo_core.identity.weights import weight_files
 
 CHECKS = (check_fp8, check_compile)  # before anything is loaded
@@ -42,10 +43,13 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
             that the model does not bear.
     """
     device = choose_device(runtime.device)
+    if config.quantization is not None and runtime.dtype == "fp8":
+        raise ConfigError("dtype must not be 'fp8' where quantization is set; leave one of them out")
     for check in CHECKS:
         check(runtime, device)
     with load_lock():
-        model = load_model(folder, choose_dtype(runtime.dtype, device), runtime.trust_remote_code)
+        dtype = choose_dtype(runtime.dtype, device)
+        model = load_model(folder, dtype, runtime.trust_remote_code, **_quantized(config, device))
         decoder = Decoder(
             model,
             config.layers,
@@ -54,18 +58,26 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
             keeps=not runtime.compile,
             probe_ids=probe_ids,
         )
-        decoder.model.requires_grad_(False).to(
-            device
-        )  # the layers after the read-out are gone, and never take memory there
+        decoder.model.requires_grad_(False)
+        if config.quantization is None:  # quantized weights are there already
+            decoder.model.to(device)  # the layers after the read-out are gone, and never take memory there
         decoder.prepare()
-        for speed_up in SPEEDUPS:
+        for speed_up in SPEEDUPS if config.quantization is None else (compile_layers,):
             speed_up(decoder, runtime)
     return decoder
 
 
-def load_model(folder: str | os.PathLike[str], dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """A checkpoint's base model in a dtype, on the CPU; raises like ``load_whole``."""
-    return load_whole(folder, dtype=dtype, trust_remote_code=trust_remote_code, local_files_only=True).eval()
+def load_model(folder: str | os.PathLike[str], dtype: torch.dtype, trust_remote_code: bool, **quantized: Any) -> Any:
+    """A checkpoint's base model in a dtype, on the CPU unless it is ``quantized``; raises like ``load_whole``."""
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "local_files_only": True, **quantized}
+    return load_whole(folder, **options).eval()
+
+
+def _quantized(config: EchoConfig, device: torch.device) -> dict[str, Any]:
+    """What transformers is told so that it quantizes the weights while it loads them: on the device itself."""
+    if config.quantization is None:
+        return {}
+    return {"quantization_config": deepcopy(dict(config.quantization)), "device_map": {"": device}}
 
 
 def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
