@@ -29,7 +29,8 @@ from echo_core.text.tokenizer import TextTokenizer
 
 log = logging.getLogger("echo_core")
 
-FIXED = ("model", "revision", "layer", "prepend_layers", "pooling", "quantization")  # what a loaded engine has of its config
+# What a loaded engine has of its config.
+FIXED = ("model", "revision", "layer", "prepend_layers", "pooling", "quantization")
 
 
 @dataclass(frozen=True)
