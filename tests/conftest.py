@@ -40,7 +40,10 @@ def asks_for_gpu(markers: str) -> bool:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """A function (family, tokenizer, seed, **sizes) → folder of a tiny random model, built at first use. Do not write into the folder: copy it."""
+    """A function (family, tokenizer, seed, **sizes) → folder of a tiny random model, built at first use.
+
+    Do not write into the folder: copy it.
+    """
     from tiny_models import build_model
 
     built: dict[tuple[object, ...], Path] = {}
@@ -58,5 +61,5 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(scope="session")
 def tiny_llama(model_folder: ModelFolder) -> Path:
-    """The folder of a tiny random Llama (3 layers of width 32, 2,048 positions) whose byte-level tokenizer sets a BOS."""
+    """The folder of a tiny random Llama, 3 layers of width 32, 2,048 positions, whose byte-level tokenizer sets a BOS."""
     return model_folder("llama")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,24 +71,22 @@ def attend_on_cuda(heads: Heads, packing: Packing) -> Tensor:
         raise ModelError("rows must be laid out for the device that they run on; call packing_arguments with it")
     query, key, value = heads.token_by_token()
     before = heads.before_token_by_token()
-    plan = packing.cuda
-    if not packing.shared:
-        return _call((query, key, value), plan.alone, heads)[None]
-    if plan.apart is not None and heads.window is None:
+    if packing.cuda.apart is not None and heads.window is None:
         first = (key[: packing.shared], value[: packing.shared]) if before is None else before
-        return _attend_apart((query, key, value), first, plan.alone, plan.apart, heads)[None]
+        return _attend_apart((query, key, value), first, *packing.cuda.apart, heads)[None]
     if before is not None:
         key, value = torch.cat([before[0], key]), torch.cat([before[1], value])
-    return _attend_parts((query, key, value), plan.full if heads.window is None else plan.sliding, heads)[None]
+    parts = packing.cuda.full if heads.window is None else packing.cuda.sliding
+    return _attend_parts((query, key, value), parts, heads)[None]
 
 
 def _attend_parts(flat: Flat, parts: tuple[Part, ...], heads: Heads) -> Tensor:
     """(N, H, d): part by part, each with its keys put together."""
-    attended = []
+    attended: list[Tensor] = []
     for part in parts:
         key, value = (states if part.keys is None else states.index_select(0, part.keys) for states in flat[1:])
-        attended.append(_call((flat[0][part.start : part.end], key, value), part, heads))
-    return torch.cat(attended)
+        attended.append(_varlen((flat[0][part.start : part.end], key, value), part, heads))
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _attend_apart(flat: Flat, first: tuple[Tensor, Tensor], alone: Part, apart: Part, heads: Heads) -> Tensor:
@@ -97,11 +95,6 @@ def _attend_apart(flat: Flat, first: tuple[Tensor, Tensor], alone: Part, apart: 
     seen, seen_sums = _call_with_sums((flat[0][apart.start :], *first), apart, heads, causal=False)
     share = torch.sigmoid(seen_sums - sums[apart.start :]).to(attended.dtype)
     return torch.cat([attended[: apart.start], torch.lerp(attended[apart.start :], seen, share)])
-
-
-def _call(flat: Flat, part: Part, heads: Heads) -> Tensor:
-    """The attended states (N, H, d) of a part."""
-    return cast(Tensor, _varlen(flat, part, heads))
 
 
 def _call_with_sums(flat: Flat, part: Part, heads: Heads, causal: bool = True) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,9 @@ They are made once a batch, and copied without waiting for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,10 +40,9 @@ class Part:
 class CudaPlan:
     """The calls of the kernel that one layer makes."""
 
-    alone: Part  # each row by itself
-    apart: Part | None = None  # all rows but the first, as one row, to the keys of the shared tokens
-    full: tuple[Part, ...] = ()  # each row after the shared tokens, where these are not attended to apart
+    full: tuple[Part, ...] = ()  # each row after the shared tokens, if these are not attended to apart
     sliding: tuple[Part, ...] = ()  # each row after the shared tokens that a window reaches
+    apart: tuple[Part, Part] | None = None  # each row by itself; all but the first, as one row, to the shared tokens
 
 
 def plan_parts(bounds: Sequence[int], once: int, shared: int, window: int | None, device: torch.device) -> CudaPlan:
@@ -56,14 +56,20 @@ def plan_parts(bounds: Sequence[int], once: int, shared: int, window: int | None
         device: of the tables.
     """
     counts = np.diff(bounds)
-    alone = _part(0, None, counts, counts, None, device)
+    alone = partial(_part, 0, None, counts, counts, None, device)
     if not shared:
-        return CudaPlan(alone)
-    sliding = () if window is None else tuple(_after(counts, once, shared, min(shared, window - 1), device))
+        rows = (alone(),)
+        return CudaPlan(rows, rows)
+    after = partial(_after, counts, once, shared, device)
     if _attends_apart(shared):
-        own = np.array([bounds[-1] - once])
-        return CudaPlan(alone, _part(once, None, own, np.array([shared]), None, device), sliding=sliding)
-    return CudaPlan(alone, None, tuple(_after(counts, once, shared, shared, device)), sliding)
+        to_shared = _part(once, None, np.array([bounds[-1] - once]), np.array([shared]), None, device)
+        return CudaPlan((), _sliding(after, shared, window), (alone(), to_shared))
+    full = tuple(after(shared))
+    return CudaPlan(full, full if window is not None and window > shared else _sliding(after, shared, window))
+
+
+def _sliding(after: Callable[[int], Iterator[Part]], shared: int, window: int | None) -> tuple[Part, ...]:
+    return () if window is None else tuple(after(min(shared, window - 1)))
 
 
 def _attends_apart(shared: int) -> bool:
@@ -71,7 +77,7 @@ def _attends_apart(shared: int) -> bool:
     return shared >= APART and not torch.is_grad_enabled() and torch.version.hip is None
 
 
-def _after(counts: Counts, once: int, shared: int, reach: int, device: torch.device) -> Iterator[Part]:
+def _after(counts: Counts, once: int, shared: int, device: torch.device, reach: int) -> Iterator[Part]:
     """The rows after the last ``reach`` shared tokens; those of a part have GATHERED keys at most, or are one row."""
     before = np.where((np.arange(len(counts)) == 0) & (once > 0), 0, reach)  # nothing stands before the shared tokens
     starts = np.cumsum(counts) - counts

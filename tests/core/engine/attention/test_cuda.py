@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 
@@ -80,6 +81,18 @@ def test_rows_after_a_kept_prefix_are_what_each_is_alone(family, apart, model_fo
         assert runner.planner.packed
         for _ in ("fills the prefix", "is after the prefix"):
             torch.testing.assert_close(runner.run(rows), alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [16, 512])
+def test_bfloat16_stays_within_its_rounding_on_cuda_s_path(apart, tiny_llama, on_cuda, monkeypatch):
+    lies_apart(monkeypatch, apart)
+    rows, config = rows_of((30, 3, 8, 17), 40), EchoConfig(str(tiny_llama))
+    exact = load_runner(tiny_llama, config, FP32).run(rows)
+    with on_cuda():
+        runner = load_runner(tiny_llama, config, dataclasses.replace(FP32, dtype="bfloat16"))
+        assert runner.packed
+        for _ in range(2):
+            assert torch.cosine_similarity(runner.run(rows).float(), exact).min() > 0.995
 
 
 def test_a_model_whose_scores_are_capped_runs_padded_on_cuda_s_path_too(model_folder, on_cuda):
