@@ -61,5 +61,5 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(scope="session")
 def tiny_llama(model_folder: ModelFolder) -> Path:
-    """The folder of a tiny random Llama, 3 layers of width 32, 2,048 positions, whose byte-level tokenizer sets a BOS."""
+    """The folder of a tiny random Llama: 3 layers of width 32, 2,048 positions, a byte-level tokenizer with a BOS."""
     return model_folder("llama")

@@ -90,7 +90,7 @@ def test_bfloat16_stays_within_its_rounding_on_cuda_s_path(apart, tiny_llama, on
     exact = load_runner(tiny_llama, config, FP32).run(rows)
     with on_cuda():
         runner = load_runner(tiny_llama, config, dataclasses.replace(FP32, dtype="bfloat16"))
-        assert runner.packed
+        assert runner.planner.packed
         for _ in range(2):
             assert torch.cosine_similarity(runner.run(rows).float(), exact).min() > 0.995
 
@@ -98,7 +98,7 @@ def test_bfloat16_stays_within_its_rounding_on_cuda_s_path(apart, tiny_llama, on
 def test_a_model_whose_scores_are_capped_runs_padded_on_cuda_s_path_too(model_folder, on_cuda):
     folder = model_folder("gemma2")
     with on_cuda():
-        assert not load_runner(folder, EchoConfig(str(folder)), FP32).packed
+        assert not load_runner(folder, EchoConfig(str(folder)), FP32).planner.packed
 
 
 @pytest.mark.parametrize("window", [None, 3, 12])
