@@ -11,14 +11,19 @@ from conftest import asks_for_gpu
 TESTS = Path(__file__).parent
 NEEDS = {  # module that a test imports → package that it skips without
     "chromadb": "chromadb",
+    "datasets": "datasets",
     "echo_chroma": "chromadb",
+    "gguf": "gguf",
     "langchain_chroma": "langchain_core",
     "langchain_core": "langchain_core",
     "langchain_echo": "langchain_core",
     "langchain_tests": "langchain_core",
     "llama_index": "llama_index.core",
+    "pandas": "pandas",
+    "peft": "peft",
     "echo_sentence_transformers": "sentence_transformers",
     "sentence_transformers": "sentence_transformers",
+    "tiny_gguf": "gguf",
 }
 
 
@@ -48,7 +53,11 @@ def skips_and_needs(path: Path) -> tuple[set[str], set[str]]:
     return skips, {NEEDS[root] for name in names if (root := name.split(".")[0]) in NEEDS}
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+@pytest.mark.parametrize(
+    "path",
+    sorted([*TESTS.rglob("test_*.py"), *TESTS.rglob("conftest.py")]),
+    ids=lambda path: str(path.relative_to(TESTS)),
+)
 def test_a_file_that_needs_a_framework_is_skipped_without_it(path: Path):
     """Where langchain, chromadb or llama-index were missing no test ran at all, as collecting failed."""
     own, needed = skips_and_needs(path)

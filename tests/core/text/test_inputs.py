@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
+
+pytest.importorskip("pandas")
+pytest.importorskip("datasets")
+
+import pandas as pd
 from datasets import Dataset
 
 from echo_core.errors import EmptyTextError, VariableError
