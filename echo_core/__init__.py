@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "EchoEncoder": "encoder",
-    "shared_encoder": "sharing",
+    "shared_encoder": "encoder",
     "EchoConfig": "config",
     "Runtime": "config",
     "TEMPLATES": "template",
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from echo_core.config import EchoConfig as EchoConfig
     from echo_core.config import Runtime as Runtime
     from echo_core.encoder import EchoEncoder as EchoEncoder
+    from echo_core.encoder import shared_encoder as shared_encoder
     from echo_core.errors import ConfigError as ConfigError
     from echo_core.errors import EchoError as EchoError
     from echo_core.errors import EmbeddingSpaceMismatch as EmbeddingSpaceMismatch
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from echo_core.identity.space import check_space as check_space
     from echo_core.identity.space import space_metadata as space_metadata
     from echo_core.identity.space import space_of as space_of
-    from echo_core.sharing import shared_encoder as shared_encoder
     from echo_core.template import TEMPLATES as TEMPLATES
     from echo_core.tuning.search import Tuning as Tuning
     from echo_core.tuning.search import tune as tune

@@ -22,7 +22,8 @@ from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.weights import identified, weights_identity
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import check_finish
-from echo_core.pipeline import CutTexts, Pipeline
+from echo_core.pipeline import Pipeline
+from echo_core.progress import CutTexts
 from echo_core.template import parse_template
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.tokenizer import TextTokenizer

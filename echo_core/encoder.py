@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from echo_core.assembly import Engine, build_pipelines, load_engine
 from echo_core.config import EchoConfig, Runtime, check_fields
-from echo_core.engine.threads import in_thread
+from echo_core.engine.threads import in_thread, process_lock
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.presets import preset_for
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
@@ -211,3 +211,15 @@ class EchoEncoder(Reading):
     def __repr__(self) -> str:
         name, decoder = self.config.model or "the embedded default model", self._engine.runner.decoder
         return f"EchoEncoder({name}, dimension={self.dimension}, device={decoder.device}, dtype={decoder.dtype})"
+
+
+_shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}
+
+
+def shared_encoder(config: EchoConfig, runtime: Runtime | None = None) -> EchoEncoder:
+    """The process-wide encoder of a config and a runtime, loaded at the first call; adapters use it."""
+    key = (config, runtime or Runtime())
+    with process_lock("shared encoders"):
+        if key not in _shared:
+            _shared[key] = EchoEncoder(*key)
+        return _shared[key]

@@ -5,7 +5,6 @@ While the model works on a block, the next one is tokenised. Rows of concurrent 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -20,13 +19,11 @@ from echo_core.engine.scheduler import Scheduler
 from echo_core.errors import NotFiniteError, TextError
 from echo_core.methods.finish import Vectors, finish, first_not_finite, join_spans
 from echo_core.methods.late_chunking import check_chunks, chunk_rows
-from echo_core.progress import Progress
+from echo_core.progress import CutTexts, Progress
 from echo_core.text.inputs import Variables, check_collection, check_text, fill_variables, is_blank
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.rows import Row
 from echo_core.text.stream import Block, Entry, distinct_entries, split_entries
-
-log = logging.getLogger("echo_core")
 
 
 @dataclass(frozen=True)
@@ -41,20 +38,6 @@ class _Work:
 
     def entries(self) -> list[Entry]:
         return [self.block.entries[i] for i in self.kept]
-
-
-class CutTexts:
-    """Counts the texts that ``overflow="truncate"`` has cut, and says so in the log at the first of them alone."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, texts: int, max_tokens: int) -> None:
-        """Count texts of a call."""
-        if texts and not self.count:
-            way_out = "overflow='window' keeps them whole (said once; EchoEncoder.texts_cut counts)"
-            log.warning("%d texts were cut at max_tokens=%d; %s", texts, max_tokens, way_out)
-        self.count += texts
 
 
 @dataclass(frozen=True)

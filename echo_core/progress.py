@@ -1,10 +1,11 @@
-"""One bar over a whole call: texts done, texts and tokens a second.
+"""What a caller is told while a call runs: one bar over all of it, and once that texts are cut.
 
-It is silent for short calls, and where stderr is no terminal.
+The bar has texts done, texts and tokens a second; it is silent for short calls, and where stderr is no terminal.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from contextvars import ContextVar
 from types import TracebackType
 
 from tqdm.auto import tqdm
+
+log = logging.getLogger("echo_core")
 
 DELAY = 1.0  # seconds before a bar appears: a query shall never show one
 
@@ -79,3 +82,17 @@ def one_bar(total: int | None, shown: bool | None) -> Iterator[Progress]:
             yield progress
         finally:
             _outer.reset(token)
+
+
+class CutTexts:
+    """Counts the texts that ``overflow="truncate"`` has cut, and says so in the log at the first of them alone."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, texts: int, max_tokens: int) -> None:
+        """Count texts of a call."""
+        if texts and not self.count:
+            way_out = "overflow='window' keeps them whole (said once; EchoEncoder.texts_cut counts)"
+            log.warning("%d texts were cut at max_tokens=%d; %s", texts, max_tokens, way_out)
+        self.count += texts

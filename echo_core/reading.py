@@ -6,7 +6,7 @@ found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 
@@ -24,10 +24,11 @@ from echo_core.engine.runner import Runner
 from echo_core.engine.statistics import Statistics
 from echo_core.errors import check_choice, check_integer
 from echo_core.methods.embed_filter import filter_basis, read_head
-from echo_core.methods.explanation import Explanation, Said, explain, finish_parts
+from echo_core.methods.explanation import Explanation, Said, explain, finish_parts, pooled_strings
 from echo_core.methods.finish import Vectors, join_spans, raw_config
 from echo_core.methods.key_tokens import Word, merge_tokens, top_tokens
 from echo_core.pipeline import Pipeline
+from echo_core.text.casing import as_said
 from echo_core.text.inputs import Variables, check_collection, check_text, is_blank
 from echo_core.text.rows import Row
 
@@ -100,7 +101,8 @@ class Reading:
         """
         texts = {"query": check_text(query, 0), "document": check_text(document, 0)}
         given = {role: instruction if self._needs_instruction(role) else None for role in ROLES}
-        said = {role: _said(self._pipelines[role], texts[role], given[role]) for role in ROLES}
+        token = self._engine.tokenizer.token
+        said = {role: _said(self._pipelines[role], texts[role], given[role], token) for role in ROLES}
         read = {role: self.words([texts[role]], k, role, instruction=given[role])[0] for role in ROLES}
         return explain(said["query"], said["document"], read["query"], read["document"])
 
@@ -208,7 +210,7 @@ def _rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: 
     return pipeline.prompts.tokenise([text], pipeline.values(1, instruction, variables)).rows
 
 
-def _said(pipeline: Pipeline, text: str, instruction: str | None) -> Said:
+def _said(pipeline: Pipeline, text: str, instruction: str | None, token: Callable[[int], str]) -> Said:
     """A text's pooled tokens, and each one's part of its vector."""
     rows, config = _rows_of(pipeline, text, instruction, None), pipeline.config
     lengths = np.array([row.spans[0].end - row.spans[0].start for row in rows])
@@ -216,8 +218,8 @@ def _said(pipeline: Pipeline, text: str, instruction: str | None) -> Said:
     pool = POOLERS[config.pooling]
     weights = [pool(np.arange(1, n + 1), np.full(n, n)) * n for n in lengths.tolist()]  # a window counts by its tokens
     parts = states * (np.concatenate(weights) / lengths.sum())[:, None].astype(np.float32)
-    strings = tuple(pipeline.prompts.pooled_strings(text, rows))
-    return Said(strings, finish_parts(parts, config, pipeline.basis, pipeline.role))
+    strings = pooled_strings(as_said(text, config.caps), pipeline.prompts.pooled_tokens(text), rows, token)
+    return Said(tuple(strings), finish_parts(parts, config, pipeline.basis, pipeline.role))
 
 
 def _states_at(runner: Runner[Decoder], rows: Sequence[Row], layers: Sequence[int], pooling: str) -> Vectors:

@@ -7,9 +7,9 @@ tokens of either: wₜ L(sₜ)·v / n.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from echo_core.config import EchoConfig
 from echo_core.methods.finish import Vectors, finish
 from echo_core.methods.heat_map import Share, draw
 from echo_core.methods.key_tokens import Word
+from echo_core.text.rows import PooledText, Row
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,27 @@ def explain(query: Said, document: Said, query_words: Sequence[Word], document_w
         tuple(query_words),
         tuple(document_words),
     )
+
+
+def pooled_strings(text: str, said: PooledText, rows: Sequence[Row], token: Callable[[int], str]) -> list[str]:
+    """The texts of all pooled tokens of a text's rows, in order: together the characters that were pooled.
+
+    Of the tokens that share a character's bytes, the first one has it and the others are empty.
+
+    Args:
+        text: as it was said.
+        said: where the tokens of its pooled saying stand.
+        rows: of the text, one a window.
+        token: gives the text of an id; for what is pooled besides the text.
+    """
+    strings: list[str] = []
+    for row, (start, end) in zip(rows, said.windows, strict=True):
+        ids = row.ids[row.spans[0].start : row.spans[0].end].tolist()
+        places = [said.ends[start - 1] if start else 0, *said.ends[start:end]]
+        strings += [token(i) for i in ids[: said.offset]]
+        strings += [text[a:b] for a, b in pairwise(places)]
+        strings += [token(i) for i in ids[said.offset + end - start :]]
+    return strings
 
 
 def shares_by_word(shares: Sequence[Share]) -> tuple[Share, ...]:

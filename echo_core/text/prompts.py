@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -94,32 +93,8 @@ class PromptTokenizer:
         seam = pooled[at].seam
         cuts = self._cuts(0, text, {each: self._encode([text], each)[0] for each in self._seams})
         offsets = (end - len(seam.before) for end in self._ends(text, seam))
-        ends = [
-            min(max(end, 1), len(text)) for end in offsets
-        ]  # white space before the text goes with its first character
+        ends = [min(max(end, 1), len(text)) for end in offsets]  # white space before it goes with its first character
         return PooledText(ends, [cut[seam] for cut in cuts], sum(len(s.ids) for s in pooled[:at]))
-
-    def pooled_strings(self, text: str, rows: Sequence[Row]) -> list[str]:
-        """The texts of all pooled tokens of a text's rows, in order: together the characters that were pooled.
-
-        Of the tokens that share a character's bytes, the first one has it and the others are empty.
-
-        Args:
-            text: as it was given to ``tokenise``.
-            rows: what ``tokenise`` gave for it alone.
-
-        Raises:
-            ConfigError: see ``pooled_tokens``.
-        """
-        said, text = self.pooled_tokens(text), as_said(text, self._config.caps)
-        strings: list[str] = []
-        for row, (start, end) in zip(rows, said.windows, strict=True):
-            ids = row.ids[row.spans[0].start : row.spans[0].end].tolist()
-            after = said.offset + end - start
-            strings += [self._tokenizer.token(i) for i in ids[: said.offset]]
-            strings += [text[a:b] for a, b in pairwise([said.ends[start - 1] if start else 0, *said.ends[start:end]])]
-            strings += [self._tokenizer.token(i) for i in ids[after:]]
-        return strings
 
     def _encode(self, texts: Sequence[str], seam: Seam) -> list[list[int]]:
         ids = self._tokenizer.encode([seam.before + text + seam.after for text in texts], seam.continuing)
