@@ -46,21 +46,24 @@ def put_vectors(
         StoreError: the store does not answer, or finds one record too large; says what is stored.
     """
     with reaching(collection.name, f"at least the first {number} of this call are stored{note}"):
-        found = collection.get(ids=list(ids), include=["metadatas"])
-        old = dict(zip(found["ids"], found["metadatas"] or [], strict=True))
-        # Chroma merges metadata, and deletes what is None.
-        whole = [
-            {**dict.fromkeys(old.get(id) or {}), **(new or {})} or None for id, new in zip(ids, metadatas, strict=True)
-        ]
+        whole = _replacing(collection, ids, metadatas)
 
         def put(part: slice) -> None:
             collection.upsert(list(ids[part]), list(vectors[part]), whole[part], list(texts[part]))
 
-        sizes = [
-            record_bytes(id, text, meta, len(vector))
-            for id, text, meta, vector in zip(ids, texts, whole, vectors, strict=True)
-        ]
+        records = zip(ids, texts, whole, vectors, strict=True)
+        sizes = [record_bytes(id, text, meta, len(vector)) for id, text, meta, vector in records]
         store_in_parts(client, sizes, put, lambda index: f"text {number + index}")
+
+
+def _replacing(
+    collection: Collection, ids: Sequence[str], metadatas: Sequence[Mapping[str, Any] | None]
+) -> list[dict[str, Any] | None]:
+    """The metadata to write so that nothing is left of the old: Chroma merges it, and deletes what is None."""
+    found = collection.get(ids=list(ids), include=["metadatas"])
+    old = dict(zip(found["ids"], found["metadatas"] or [], strict=True))
+    pairs = zip(ids, metadatas, strict=True)
+    return [{**dict.fromkeys(old.get(id) or {}), **(new or {})} or None for id, new in pairs]
 
 
 def check_distance(kind: str, function: EchoEmbeddingFunction, name: str) -> None:

@@ -19,7 +19,8 @@ from echo_core.engine.runner import Runner
 from echo_core.engine.scheduler import Scheduler
 from echo_core.engine.threads import load_lock
 from echo_core.errors import NotFiniteError, TextError
-from echo_core.pipeline import CutTexts, Pipeline
+from echo_core.pipeline import Pipeline
+from echo_core.progress import CutTexts
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.tokenizer import TextTokenizer
 from echo_sentence_transformers.features import WholeTexts
