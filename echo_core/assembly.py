@@ -19,6 +19,7 @@ from echo_core.engine.scheduler import Scheduler
 from echo_core.engine.threads import in_thread_of_its_own, load_lock
 from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, UnencodableTextError
 from echo_core.identity.checkpoint import find_checkpoint
+from echo_core.identity.presets import mention_preset
 from echo_core.identity.weights import identified, weights_identity
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import check_finish
@@ -78,6 +79,7 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
         said = plain_ids(tokenizer, config)
         runner = in_thread_of_its_own(lambda: load_runner(folder, config, here, said))
     tokenizer.check_fits(runner.decoder.vocabulary)
+    mention_preset(config, folder)
     on_cpu = runner.decoder.device.type == "cpu"
     scheduler = Scheduler(runner, main_thread_works=on_cpu)
     return Engine(folder, weights, config, runtime, tokenizer, runner, scheduler)

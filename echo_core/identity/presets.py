@@ -72,9 +72,14 @@ def preset_for(model: str | None, revision: str | None = None) -> EchoConfig:
     return config
 
 
-def mention_preset(config: EchoConfig) -> None:
-    """Say in the log, once for each model, what was measured best for a model whose options the user has set."""
-    preset = known_checkpoint(config.model, config.revision)
+def mention_preset(config: EchoConfig, folder: Path) -> None:
+    """Say in the log, once for each model, what was measured best for a known one whose options the user has set.
+
+    Args:
+        config: the user's.
+        folder: of the checkpoint, as ``find_checkpoint`` gives it.
+    """
+    preset = _by_shape(folder)
     if preset is not None and any(getattr(config, name) != value for name, value in preset.options.items()):
         _say_once("mentions", f"{config.model} is {preset.name}, for which {_written(preset)}")
 

@@ -63,11 +63,10 @@ def test_a_model_that_is_named_alone_takes_its_preset_and_says_so_once(known: Pa
 
 def test_a_config_keeps_the_defaults_and_what_was_measured_is_mentioned_once(known: Path, caplog):
     config = EchoConfig(str(known), layer=-1)
-    assert EchoEncoder(config, FP32).config == config
     with caplog.at_level(logging.INFO, "echo_core"):
-        mention_preset(config)
-        mention_preset(config)
-        mention_preset(preset_for(str(known)))
+        assert EchoEncoder(config, FP32).config == config
+        mention_preset(config, known)
+        mention_preset(preset_for(str(known)), known)
     assert [message for message in said(caplog) if "for which" in message] == [
         f"{known} is org/tiny, for which layer=-2, pooling='last' measured best (quality: 12.3)"
     ]
