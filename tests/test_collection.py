@@ -23,6 +23,7 @@ NEEDS = {  # module that a test imports → package that it skips without
     "peft": "peft",
     "echo_sentence_transformers": "sentence_transformers",
     "sentence_transformers": "sentence_transformers",
+    "sybil": "sybil",
     "tiny_gguf": "gguf",
 }
 

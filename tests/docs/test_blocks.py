@@ -14,6 +14,9 @@ from types import CodeType
 
 import pytest
 from printed import same_print
+
+pytest.importorskip("sybil")
+
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
 
