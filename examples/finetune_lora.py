@@ -1,13 +1,14 @@
-"""Fine-tune a causal model into an embedder for a help desk's questions: a few LoRA steps, with figures before and after.
+"""Fine-tune a causal model into an embedder for a help desk: a few LoRA steps, with figures before and after.
 
     python examples/finetune_lora.py
     python examples/finetune_lora.py --model HuggingFaceTB/SmolLM2-135M --output helpdesk-model
 
-Runs offline with the embedded default model, in about a minute on two CPU cores. The merged result is a whole model: EchoSentenceTransformer loads
-it, and so does EchoEncoder.load, and with it every other adapter of this project.
+It runs offline with the embedded default model, in about a minute on two CPU cores. The merged result is a whole model:
+EchoSentenceTransformer loads it, and so does EchoEncoder.load, and with it every other adapter of this project.
 
-The test questions are held out in two ways. New questions about answers that were trained on, a help desk's daily bread, find them somewhat better
-afterwards. Questions about answers that were never seen fare about as before: so few pairs teach a model those answers, no more.
+The test questions are held out in two ways. New questions about answers that were trained on, a help desk's everyday,
+find them somewhat better afterwards. Questions about answers that were never seen fare about as before: so few pairs
+teach a model those answers, no more.
 """
 
 import argparse
@@ -31,7 +32,7 @@ TESTS = {"test-question": "new questions about trained answers", "test-fact": "q
 
 
 def main() -> None:
-    """Measure, train, measure; save the adapter and load it; merge, save the whole model and load it with the plain encoder."""
+    """Measure, train, measure; save the adapter and load it; merge, save the whole model and load it as an encoder."""
     options = parse_options()
     pairs = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
     model = EchoSentenceTransformer(options.model, model_kwargs={"dtype": "float32"})
@@ -76,16 +77,15 @@ def train(model: EchoSentenceTransformer, pairs: list[dict[str, str]], steps: in
 
 
 def report(when: str, model: EchoSentenceTransformer, pairs: list[dict[str, str]]) -> None:
-    """Print how well the test questions find their passage among all 160, most of which answer another question about the same library."""
+    """Print how well the test questions find their passage among all 160, most of which are about the same library."""
     passages = {pair["passage"]: pair["passage"] for pair in pairs}  # each is its own id
     found = []
     for split, asked in TESTS.items():
         queries = {pair["query"]: pair["query"] for pair in pairs if pair["split"] == split}
         answers = {pair["query"]: {pair["passage"]} for pair in pairs if pair["split"] == split}
         figures = model.evaluate(InformationRetrievalEvaluator(queries, passages, answers, write_csv=False))
-        found.append(
-            f"{len(queries)} {asked}: nDCG@10 {figures['cosine_ndcg@10']:.3f}, accuracy@1 {figures['cosine_accuracy@1']:.3f}"
-        )
+        ndcg, accuracy = figures["cosine_ndcg@10"], figures["cosine_accuracy@1"]
+        found.append(f"{len(queries)} {asked}: nDCG@10 {ndcg:.3f}, accuracy@1 {accuracy:.3f}")
     print(f"{when}: {'; '.join(found)}")
 
 

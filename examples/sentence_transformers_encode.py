@@ -36,9 +36,8 @@ def main() -> None:
         files[place].name == question["document"]
         for place, question in zip(similarities.argmax(1).tolist(), questions, strict=True)
     )
-    print(
-        f"\n{len(files)} documents, {documents.shape[1]} numbers each; of {len(questions)} questions {found} have their answer in the first place"
-    )
+    print(f"\n{len(files)} documents, {documents.shape[1]} numbers each")
+    print(f"{found} of {len(questions)} questions have their answer in the first place")
 
 
 if __name__ == "__main__":

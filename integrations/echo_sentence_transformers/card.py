@@ -8,18 +8,13 @@ from pathlib import Path
 from echo_core.config import EchoConfig
 
 INSTALL = "pip install 'echo-embed[sentence-transformers]'"
-_CHANGES = (
-    (re.compile(r"pip install (-U )?sentence-transformers"), INSTALL),
-    (
-        re.compile(r"First install the Sentence Transformers library"),
-        "First install echo-embed, which brings Sentence Transformers along",
-    ),
-    (
-        re.compile(r"from sentence_transformers import SentenceTransformer\b"),
-        "from echo_sentence_transformers import EchoSentenceTransformer",
-    ),
-    (re.compile(r"(?<![A-Za-z.])SentenceTransformer\((?=[\"'])(?!.*trust_remote_code)"), "EchoSentenceTransformer("),
-)
+_IMPORT = "from echo_sentence_transformers import EchoSentenceTransformer"
+_CHANGES = {  # what sentence-transformers writes → what holds for an echo model
+    r"pip install (-U )?sentence-transformers": INSTALL,
+    r"First install the Sentence Transformers library": "First install echo-embed, which brings that library along",
+    r"from sentence_transformers import SentenceTransformer\b": _IMPORT,
+    r"(?<![A-Za-z.])SentenceTransformer\((?=[\"'])(?!.*trust_remote_code)": "EchoSentenceTransformer(",
+}
 _TITLE = "## Echo embeddings"
 _SECTION = """{title}
 
@@ -30,7 +25,7 @@ language model inside a template, and only the part in double brackets is pooled
 {install}
 ```
 ```python
-from echo_sentence_transformers import EchoSentenceTransformer
+{load}
 
 model = EchoSentenceTransformer("{name}")
 queries = model.encode_query(["..."])
@@ -59,14 +54,13 @@ def rewrite_card(path: Path, echo: EchoConfig) -> None:
     if not path.is_file():
         return
     text = path.read_text(encoding="utf-8")
-    for pattern, replacement in _CHANGES:
-        text = pattern.sub(replacement, text)
+    for pattern, replacement in _CHANGES.items():
+        text = re.sub(pattern, replacement, text)
     if _TITLE not in text:
         found = re.search(r"EchoSentenceTransformer\([\"']([^\"']+)", text)
+        said = {"query": echo.query_template, "document": echo.document_template}
         name = found.group(1) if found else "this/model"
-        section = _SECTION.format(
-            title=_TITLE, install=INSTALL, name=name, query=echo.query_template, document=echo.document_template
-        )
+        section = _SECTION.format(title=_TITLE, install=INSTALL, load=_IMPORT, name=name, **said)
         before, heading, rest = text.partition("## Model Details")
         text = before + section + heading + rest
     path.write_text(text, encoding="utf-8")

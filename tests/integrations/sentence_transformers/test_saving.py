@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,14 @@ def test_the_card_tells_a_stranger_what_to_install_and_how_to_load(saved: Path, 
     assert "import SentenceTransformer\n" not in card
     assert "library_name: echo-embed" in card
     assert QUERY in card
+
+
+def test_the_card_has_the_line_by_which_plain_sentence_transformers_load_it(saved: Path, tmp_path: Path) -> None:
+    """Every tool that loads a model by its name was refused, and nothing said what to do."""
+    EchoSentenceTransformer(str(saved), device="cpu").save_pretrained(str(tmp_path))
+    for folder in (saved, tmp_path):  # also what was loaded and saved again
+        card = (folder / "README.md").read_text()
+        assert len(re.findall(r'`SentenceTransformer\("[^"]+", trust_remote_code=True\)`', card)) == 1
 
 
 def test_what_is_pushed_says_how_to_load_it_from_its_repository(
