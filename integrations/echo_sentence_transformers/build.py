@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sentence_transformers.sentence_transformer.modules import Normalize
@@ -12,6 +12,7 @@ from echo_core.config import EchoConfig
 from echo_core.errors import ConfigError, ModelError
 from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint, load_config
 from echo_core.identity.files import local_path
+from echo_core.identity.presets import preset_for
 from echo_core.methods.embed_filter import filter_basis
 from echo_sentence_transformers.finish import EchoFinish, finish_matrix, needs_matrix
 from echo_sentence_transformers.pooling import EchoPooling
@@ -27,10 +28,16 @@ _SHARED = {
 _KINDS = ("model_kwargs", "processor_kwargs", "config_kwargs")
 
 
-def config_for(model_name_or_path: str) -> EchoConfig:
-    """The config that EchoEncoder.save left in a folder, else the presets or defaults for a model of this name."""
-    folder = local_path(model_name_or_path)
-    return load_config(folder) if (folder / CONFIG_FILE).is_file() else EchoConfig(model_name_or_path)
+def config_for(model_name_or_path: str, options: Mapping[str, Any]) -> EchoConfig:
+    """The config that EchoEncoder.save left in a folder, else what was measured best for the model, else the defaults.
+
+    A model on the Hub that only the caller's own ``options`` can find is not looked at.
+    """
+    if (local_path(model_name_or_path) / CONFIG_FILE).is_file():
+        return load_config(local_path(model_name_or_path))
+    if _on_the_hub(model_name_or_path) and any(options.get(name) for name in ("token", "cache_folder")):
+        return EchoConfig(model_name_or_path, options.get("revision"))
+    return preset_for(model_name_or_path, options.get("revision"))
 
 
 def checkpoint_of(echo: EchoConfig) -> str:

@@ -44,7 +44,7 @@ class StoredModel(SentenceTransformer):  # type: ignore[misc]
             name = EchoConfig()
         elif name is not None and not isinstance(name, EchoConfig):
             name = os.path.expanduser(name)
-            name = name if may_be_saved(name) else config_for(name)
+            name = name if may_be_saved(name) else config_for(name, options)
         with load_lock():
             if isinstance(name, EchoConfig):
                 options["modules"] = build_modules(checkpoint_of(name), name, {"revision": name.revision, **options})
@@ -98,4 +98,4 @@ class StoredModel(SentenceTransformer):  # type: ignore[misc]
     def _load_default_modules(self, model_name_or_path: str, **options: Any) -> tuple[list[nn.Module], dict[str, Any]]:
         if not Path(model_name_or_path).is_dir():
             self.model_card_data.set_base_model(model_name_or_path, revision=options.get("revision"))
-        return build_modules(model_name_or_path, config_for(model_name_or_path), options), {}
+        return build_modules(model_name_or_path, config_for(model_name_or_path, options), options), {}

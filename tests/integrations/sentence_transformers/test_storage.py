@@ -94,6 +94,36 @@ def test_weights_that_are_missing_or_no_safetensors_are_refused(
         EchoSentenceTransformer(str(folder), device="cpu")
 
 
+def test_a_gguf_file_and_a_folder_with_one_give_the_encoders_vectors(
+    model_folder: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    from tiny_gguf import write_gguf
+
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    (tmp_path / "models").mkdir()
+    file = write_gguf(model_folder("llama"), tmp_path / "models" / "tiny.gguf")  # type: ignore[operator]
+    wanted = EchoEncoder(EchoConfig(str(file)), CPU).encode_documents(TEXTS)
+    for name in (file, str(file.parent), EchoConfig(str(file))):
+        model = EchoSentenceTransformer(name, device="cpu", model_kwargs={"dtype": "float32"})
+        np.testing.assert_allclose(model.encode_document(TEXTS), wanted, atol=1e-5)
+
+
+def test_a_model_that_is_named_alone_takes_what_was_measured_best_for_it(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EchoConfig(str(tiny_llama), layer=-2, filter=2)
+    monkeypatch.setattr("echo_sentence_transformers.build.preset_for", lambda name, revision: config)
+    assert EchoSentenceTransformer(str(tiny_llama), device="cpu").echo_config == config
+    assert EchoSentenceTransformer(EchoConfig(str(tiny_llama)), device="cpu").echo_config.filter is None
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "./none", "/none/at/all", "~/none"])
+def test_a_path_that_leads_nowhere_is_refused_as_in_the_core(name: str) -> None:
+    with pytest.raises(ModelError, match=r"model must be a folder or a name on the Hub, or a \.gguf file"):
+        EchoSentenceTransformer(name, device="cpu")
+
+
 @since_6  # the stored modules.json names Normalize by its place there
 def test_what_version_0_1_0_saved_gives_the_vectors_of_its_config(tmp_path: Path) -> None:
     folder = build_model(tmp_path / "model", "llama", num_hidden_layers=2)
