@@ -119,8 +119,10 @@ def batches(records: Iterable[Record], count: int) -> Iterator[list[Record]]:
 
 def _function_of(collection: Collection) -> EchoEmbeddingFunction:
     """The function that the collection was opened with, else the one rebuilt from its stored config."""
-    for function in (collection._embedding_function, collection.configuration.get("embedding_function")):
-        if isinstance(function, EchoEmbeddingFunction):
-            return function
+    function = collection._embedding_function
+    if not isinstance(function, EchoEmbeddingFunction):
+        function = collection.configuration.get("embedding_function")
+    if isinstance(function, EchoEmbeddingFunction):
+        return function
     way_out = "open it with echo_chroma.open_collection"
     raise EchoError(f"collection {collection.name!r} must have an EchoEmbeddingFunction; {way_out}")

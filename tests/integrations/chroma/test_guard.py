@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from echo_chroma import EchoEmbeddingFunction, add_documents, open_collection
-from echo_core import ConfigError, EmbeddingSpaceMismatch, Runtime, shared_encoder
+from echo_core import ConfigError, EchoEncoder, EmbeddingSpaceMismatch, Runtime, shared_encoder
 
 CHANGES = {
     "query_template": "[[{text}]]",
@@ -143,3 +143,6 @@ def test_a_stored_config_of_another_form_is_our_error(stored, ephemeral, config)
         open_collection(ephemeral, "foreign", config, Runtime("cpu", "float32"))
     with pytest.raises(ValueError, match="stored config must be"):
         ephemeral.get_collection("foreign").query(query_texts=["tides"])
+    ephemeral.get_collection("foreign").modify(metadata={"echo_fingerprint": EchoEncoder(config).fingerprint})
+    mended = open_collection(ephemeral, "foreign", config, Runtime("cpu", "float32"))
+    assert add_documents(mended, ["the sea rises"]).added == 1
