@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 
-.PHONY: demo test test-slow test-lowest test-newest test-real real-models lint docs bench dist clean
+.PHONY: demo test test-slow test-lowest test-newest test-real real-models lint docs bench bench-gpu dist clean
 
 demo: $(VENV)/.chroma
 	$(BIN)/python examples/chroma_quickstart.py
@@ -43,6 +43,9 @@ docs: $(BIN)/python
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.speed --quick
+
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.speed.gpu
 
 # Wheel and source distribution, checked, and the README's first lines run with the wheel in a clean environment.
 dist: $(BIN)/python

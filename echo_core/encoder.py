@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from echo_core.assembly import Engine, build_pipelines, load_engine
 from echo_core.config import EchoConfig, Runtime, check_fields
+from echo_core.engine.device import choose_device
 from echo_core.engine.threads import in_thread, process_lock
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.presets import preset_for
@@ -213,13 +214,17 @@ class EchoEncoder(Reading):
         return f"EchoEncoder({name}, dimension={self.dimension}, device={decoder.device}, dtype={decoder.dtype})"
 
 
-_shared: dict[tuple[EchoConfig, Runtime], EchoEncoder] = {}
+_shared: dict[tuple[EchoConfig, Runtime, str], EchoEncoder] = {}
 
 
 def shared_encoder(config: EchoConfig, runtime: Runtime | None = None) -> EchoEncoder:
-    """The process-wide encoder of a config and a runtime, loaded at the first call; adapters use it."""
-    key = (config, runtime or Runtime())
+    """The process-wide encoder of a config and a runtime, loaded at the first call; adapters use it.
+
+    "cuda" and "auto" mean the calling thread's current GPU, which is one more key.
+    """
+    given = runtime or Runtime()
+    key = (config, given, str(choose_device(given.device)))
     with process_lock("shared encoders"):
         if key not in _shared:
-            _shared[key] = EchoEncoder(*key)
+            _shared[key] = EchoEncoder(config, given)
         return _shared[key]

@@ -177,3 +177,13 @@ def test_queries_can_have_a_mean_direction_of_their_own(encoder):
     assert one.config.query_centre is None
     assert one.config.centre == fitted.config.centre
     assert len({one.fingerprint, fitted.fingerprint, encoder.fingerprint}) == 3
+
+
+def test_a_shared_encoder_is_that_of_the_gpu_of_the_calling_thread(tiny_llama, monkeypatch):
+    """After ``torch.cuda.set_device(1)`` the runtime "cuda" still gave the encoder on GPU 0."""
+    config, current = EchoConfig(str(tiny_llama)), iter(("cuda:0", "cuda:1", "cuda:0"))
+    monkeypatch.setattr("echo_core.encoder.choose_device", lambda wanted: next(current))
+    monkeypatch.setattr("echo_core.encoder.EchoEncoder", lambda config, runtime: object())
+    first, other, again = (shared_encoder(config, FP32) for _ in range(3))
+    assert first is again
+    assert first is not other
