@@ -1,9 +1,8 @@
-"""The questions that a model is asked at load. Models here are functions, but for the real ones at the end."""
+"""The questions that a model is asked at load. Models here are functions, or tiny."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from echo_core import EchoConfig, Runtime
-from echo_core.assembly import plain_ids
 from echo_core.engine.attention.choose import choose_attention
-from echo_core.engine.attention.interface import ROWS
 from echo_core.engine.batches import Batch
 from echo_core.engine.decoder import Decoder
-from echo_core.engine.loading import load_decoder, load_model
+from echo_core.engine.loading import load_model
 from echo_core.engine.probes import (
     ROW,
     SHARED,
@@ -34,8 +30,6 @@ from echo_core.engine.probes import (
     rows_stay_apart,
     sum_is_right,
 )
-from echo_core.engine.speedups.packed_weights import PackedLinear
-from echo_core.text.tokenizer import TextTokenizer
 
 CPU = torch.device("cpu")
 VOCABULARY = 300
@@ -188,26 +182,3 @@ def test_a_band_of_layers_is_judged_by_what_the_model_computes_in(tiny_llama: Pa
     decoder = Decoder(load_model(tiny_llama, HALF, False), layers)
     assert decoder.forward(decoder.probe_rows().ids).dtype is FULL
     assert (decoder.layout, decoder.probe_rows().dtype) == ("packed", HALF)
-
-
-REAL = Path(os.environ.get("ECHO_REAL_MODELS", Path(__file__).parents[3] / ".real_models"))
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("layer", [-1, -2, -3, (-2, -3)])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", ["smollm2", "gemma"])
-def test_pretrained_models_keep_every_speed_up_and_nothing_is_logged(name: str, dtype: str, layer, caplog):
-    folder = REAL / name
-    if not (folder / "config.json").is_file():
-        pytest.skip(f"no pretrained model in {folder}")
-    config = EchoConfig(str(folder), layer=layer)
-    said = plain_ids(TextTokenizer.from_folder(folder), config)
-    for ids in (said, []):
-        with caplog.at_level(logging.INFO, "echo_core"):
-            decoder = load_decoder(folder, config, Runtime(device="cpu", dtype=dtype), ids)
-        fit = decoder.prepare()
-        assert (fit.attention.layout, fit.attention.name) == ("packed", ROWS)
-        assert fit.pruning is not None
-        assert any(isinstance(module, PackedLinear) for module in decoder.model.modules())
-        assert not caplog.records
