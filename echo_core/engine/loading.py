@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.architecture import check_sizes
@@ -64,7 +65,15 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
         decoder.prepare()
         for speed_up in SPEEDUPS if config.quantization is None else (compile_layers,):
             speed_up(decoder, runtime)
+    _leave_the_file(decoder.model)
     return decoder
+
+
+def _leave_the_file(model: nn.Module) -> None:
+    """Copy what still lies in the checkpoint's mapped file: written over in place, it would change a loaded model."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and not tensor.is_mkldnn:  # packed weights are copies already
+            tensor.data = tensor.data.clone()
 
 
 def load_model(folder: str | os.PathLike[str], dtype: torch.dtype, trust_remote_code: bool, **quantized: Any) -> Any:

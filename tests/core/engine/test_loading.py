@@ -317,3 +317,16 @@ def test_the_sliding_window_is_known_where_it_is_in_use(family: str, window: int
 def test_soft_caps_are_computed_by_every_version_of_transformers(model_folder: ModelFolder):
     """Gemma 2 was run by transformers' sdpa in its older versions of 5, which leaves soft caps out without a word."""
     assert decoder(model_folder("gemma2")).model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_written_over_in_place_do_not_change_a_loaded_model(tiny_llama: Path, tmp_path: Path, dtype: str):
+    """transformers maps the file: a loaded model gave vectors of the new weights under the old ones' fingerprint."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    encoder = EchoEncoder(str(folder), Runtime(device="cpu", dtype=dtype))
+    before = encoder.encode_documents(["The owl hunts at night."])
+    file = folder / "model.safetensors"
+    with file.open("r+b") as opened:
+        opened.seek(file.stat().st_size // 4)
+        opened.write(bytes(file.stat().st_size // 2))
+    assert np.array_equal(encoder.encode_documents(["The owl hunts at night."]), before)
