@@ -4,12 +4,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+COMMA := ,
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 
 .PHONY: demo test test-slow test-lowest test-newest test-real real-models lint docs bench bench-gpu dist clean
 
-demo: $(VENV)/.chroma
-	$(BIN)/python examples/chroma_quickstart.py
+# With the embedded model, offline; or `make demo MODEL=…`, a name on the Hub, a folder, a GGUF file or an adapter.
+demo: $(VENV)/.$(if $(MODEL),chroma$(COMMA)gguf$(COMMA)adapters,chroma)
+	$(BIN)/python examples/chroma_quickstart.py $(if $(MODEL),--model $(MODEL))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
