@@ -1,4 +1,7 @@
-"""Texts that have broken embedding code before; every one must get the exact right vector (or, where a test says so, a clear error)."""
+"""Texts that have broken embedding code before.
+
+Every one must get the exact right vector (or, where a test says so, a clear error).
+"""
 
 from __future__ import annotations
 

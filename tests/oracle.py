@@ -1,7 +1,10 @@
-"""The obvious slow way to an echo vector, written from the method's description and sharing no code with the stages of echo_core.
+"""The obvious slow way to an echo vector.
 
-One text, no padding, float32, eager attention, a mask made by hand, every layer run, pooled in float64. Token ids are made piece by piece: the
-prompt's words up to a value, then the value with the white space before it, as the template's definition says.
+Written from the method's description and sharing no code with the stages of echo_core.
+
+One text, no padding, float32, eager attention, a mask made by hand, every layer run, pooled in float64. Token ids are
+made piece by piece: the prompt's words up to a value, then the value with the white space before it, as the template's
+definition says.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-# A template in the oracle's own words: (what, string, pooled). "say" is a literal with the white space that belongs to the value taken off;
-# "value" names the variable and carries that white space before it, as "white space + name".
+# A template in the oracle's own words: (what, string, pooled). "say" is a literal with the white space that belongs to
+# the value taken off; "value" names the variable and carries that white space before it, as "white space + name".
 Piece = tuple[str, str, bool]
 PIECES: dict[str, list[Piece]] = {
     "echo": [
@@ -104,7 +107,10 @@ class Oracle:
         return hidden[layer if layer > 0 else len(hidden) + layer][0]
 
     def _masks(self, length: int) -> Any:
-        """By hand: 0 where a token may look, the least number elsewhere; (1, 1, T, T), for each kind of layer its own where a model has two."""
+        """By hand: 0 where a token may look, the least number elsewhere.
+
+        (1, 1, T, T), for each kind of layer its own where a model has two.
+        """
         row, column = torch.arange(length)[:, None], torch.arange(length)[None, :]
         config = self.model.config
         full = column <= row

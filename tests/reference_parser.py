@@ -1,7 +1,10 @@
-"""How the paper's reference code turns a template and values into ids, written anew from its description, for the reference seam's tests.
+"""How the paper's reference code turns a template and values into ids, written anew from its description.
 
-``{…}`` is a piece that is pooled, ``{!…}`` one that is not; inside, ``%%name%%`` stands for a value. What stands between braces is a literal, never
-pooled. Every piece is tokenised on its own, without special tokens added, but with ``<s>`` and ``</s>`` read as such, and is cut to ``max_length``.
+For the reference seam's tests.
+
+``{…}`` is a piece that is pooled, ``{!…}`` one that is not; inside, ``%%name%%`` stands for a value. What stands
+between braces is a literal, never pooled. Every piece is tokenised on its own, without special tokens added, but with
+``<s>`` and ``</s>`` read as such, and is cut to ``max_length``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Tiny random models with their tokenizers, saved into a folder as a real checkpoint is: one for each family that the project promises.
+"""Tiny random models with their tokenizers, saved into a folder as a real checkpoint is.
 
-Weights are wide enough apart that the vectors of two texts differ clearly; norms and biases are random too, so that a norm that is left out, or
-applied twice, shows.
+One for each family that the project promises.
+
+Weights are wide enough apart that the vectors of two texts differ clearly; norms and biases are random too, so that a
+norm that is left out, or applied twice, shows.
 """
 
 from __future__ import annotations
@@ -106,7 +108,10 @@ def _roughen(model: torch.nn.Module) -> None:
 
 
 def change_weights(folder: Path, name_part: str, value: float | None = None, at: tuple[int, ...] | None = None) -> None:
-    """Rewrite the checkpoint's first tensor whose name holds ``name_part``: filled with ``value``, or one element (``at``) changed a little."""
+    """Rewrite the checkpoint's first tensor whose name holds ``name_part``.
+
+    Filled with ``value``, or one element (``at``) changed a little.
+    """
     from safetensors.torch import load_file, save_file
 
     path = folder / "model.safetensors"

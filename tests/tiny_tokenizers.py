@@ -1,6 +1,9 @@
-"""Tiny tokenizers of every kind that matters, trained in the test on a few sentences; each is a real `tokenizers` object wrapped by transformers.
+"""Tiny tokenizers of every kind that matters, trained in the test on a few sentences.
 
-* ``byte_level_bos`` / ``byte_level``: GPT-2's alphabet, with and without a BOS that the tokenizer sets itself (Llama 3 / GPT-2, Pythia).
+Each is a real `tokenizers` object wrapped by transformers.
+
+* ``byte_level_bos`` / ``byte_level``: GPT-2's alphabet, with and without a BOS that the tokenizer sets itself (Llama 3
+  / GPT-2, Pythia).
 * ``chatml``: byte level, no BOS, ``<|im_end|>`` as EOS, an added token that is not special (Qwen, SmolLM).
 * ``metaspace``: SentencePiece style with byte fallback and a dummy space before the text (Llama 2, newer files).
 * ``legacy``: the same with a Prepend normaliser and no pre-tokenizer (Llama 2, Mistral 7B).
@@ -26,7 +29,7 @@ Bread needs flour, water, salt and time; most people forget the time. What is th
 The river froze twice last winter, and the children skated from one village to the next. It rained on the second of March 1987.
 She paid 12 euros for the ticket, found seat 47 and slept through the whole opera. Which planet has the most moons?
 Volcanoes build islands, rain carries them away again. Light takes eight minutes from the sun to the earth.
-""".splitlines()
+""".splitlines()  # noqa: E501
 VOCABULARY = 384
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-ROOT = Path(__file__).parents[2]
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import report as quality_report
 from benchmarks.quality.configurations import CONFIGURATIONS, LATE
@@ -15,6 +14,7 @@ from benchmarks.quality.scores import score_classifier, score_pairs, score_ranki
 from benchmarks.quality.systems import Laboratory, Words, chunk_ranges, random_model
 from echo_core import EchoConfig, EchoEncoder, Runtime
 
+ROOT = Path(__file__).parents[2]
 SLOW = Runtime(device="cpu", dtype="float32")
 DOCUMENTS = ["The owl hunts at night.", "Bread needs flour and water.", "Seven ships left the harbour."]
 
@@ -171,7 +171,10 @@ def test_a_document_scores_as_its_best_late_chunk(tiny_llama, monkeypatch):
 
 
 def test_echo_tells_apart_texts_that_differ_in_either_half():
-    """The structure experiment of arXiv 2402.15449, Sec. 3, on the embedded model: words alone find the early half's change in 4 of 10."""
+    """The structure experiment of arXiv 2402.15449, Sec. 3, on the embedded model.
+
+    Words alone find the early half's change in 4 of 10.
+    """
     sets = {one.name: one for one in find_sets(ROOT / "examples" / "data")}
     system = Laboratory(SLOW).open("echo mean", EchoConfig(), [])
     early, late = (quality.score(system, sets[name])[0].value for name in ("early half decides", "late half decides"))

@@ -191,7 +191,8 @@ def test_a_window_shorter_than_the_rows_is_logged(model_folder: ModelFolder, cap
         encoder_of(model_folder("mistral"), max_tokens=64)
         encoder_of(model_folder("llama"), max_tokens=64)
     assert [record.getMessage() for record in caplog.records] == [
-        "rows of up to 140 tokens exceed the model's attention window of 24: a second saying will not see all of its first"
+        "rows of up to 140 tokens exceed the model's attention window of 24: "
+        "a second saying will not see all of its first"
     ]
 
 

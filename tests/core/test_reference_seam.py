@@ -1,4 +1,7 @@
-"""The reference seam mode: exactly the ids of the paper's reference parser, for the checkpoints that were trained with it."""
+"""The reference seam mode: exactly the ids of the paper's reference parser.
+
+It is for the checkpoints that were trained with it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ def test_the_reference_seam_gives_the_reference_parsers_ids(name: str, ours: str
 
 
 def _cut_like_the_reference(name: str, template: str, values: dict[str, str]) -> tuple[list[int], list[int]]:
-    """Each value's piece cut to 6 ids; the literals whole, which the reference would cut as well (a fault that is not reproduced)."""
+    """Each value's piece is cut to 6 ids.
+
+    The literals stay whole, which the reference would cut as well (a fault that is not reproduced).
+    """
     ids, positions = [], []
     for i, string in enumerate(re.split(r"\{([^{}]+)\}", template)):
         new, new_positions = reference_ids(

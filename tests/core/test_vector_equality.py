@@ -31,7 +31,10 @@ def encoder(tiny_llama: Path) -> EchoEncoder:
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_and_layer_gives_the_oracles_vectors(family: str, layer: int, model_folder: ModelFolder):
-    """Templates and poolings take turns over the layers, so that each family meets all of them; the slow test has every combination."""
+    """Templates and poolings take turns over the layers, so that each family meets all of them.
+
+    The slow test has every combination.
+    """
     folder = model_folder(family)
     turn = LAYERS.index(layer)
     query, document = list(PIECES)[turn % 5], list(PIECES)[(turn + 2) % 5]
@@ -139,7 +142,10 @@ def test_bfloat16_stays_within_cosine_0_999_of_the_oracle(family: str, model_fol
 def test_the_built_in_pooling_of_sentence_transformers_gives_the_same_vectors(
     tokenizer: str, model_folder: ModelFolder
 ):
-    """An oracle that shares nothing with ours: a plain Transformer and Pooling("mean", include_prompt=False), one text a call."""
+    """An oracle that shares nothing with ours.
+
+    A plain Transformer and Pooling("mean", include_prompt=False), one text a call.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling

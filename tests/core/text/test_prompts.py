@@ -29,7 +29,7 @@ def pooled(row) -> list[int]:
     return [int(i) for span in row.spans for i in row.ids[span.start : span.end]]
 
 
-# ---- ids and the pooled span -----------------------------------------------------------------------------------------------------------
+# ---- ids and the pooled span
 
 
 @pytest.mark.parametrize("template", PIECES)
@@ -127,7 +127,7 @@ def test_two_megabytes_of_text_become_windows_of_the_right_sum():
     assert tokenised.long_texts == 1
 
 
-# ---- long texts ------------------------------------------------------------------------------------------------------------------------
+# ---- long texts
 
 
 @pytest.mark.parametrize("overlap", [0, 5])
@@ -205,7 +205,7 @@ def test_a_text_of_exactly_max_tokens_is_not_long():
         prompts(max_tokens=exactly - 1, overflow="error").tokenise([LONG[:100]], {})
 
 
-# ---- sizes -----------------------------------------------------------------------------------------------------------------------------
+# ---- sizes
 
 
 @pytest.mark.parametrize("template", [name for name, source in TEMPLATES.items() if "{slot}" not in source])

@@ -37,7 +37,7 @@ def test_without_overlap_every_token_is_pooled_exactly_once():
 def test_a_cut_falls_at_the_same_character_of_the_other_saying_or_at_the_start_of_its_token(here, there):
     shift = 1  # the other saying has a space before the text
     length = max(sum(here), sum(there))
-    ends, others = ([*itertools.accumulate(sizes)][:-1] + [length] for sizes in (here, there))
+    ends, others = ([*itertools.accumulate(sizes[:-1]), length] for sizes in (here, there))
     places = same_places(ends, [end + shift for end in others], shift)
     assert (len(places), places[0], places[-1]) == (len(ends) + 1, 0, len(others))
     for end, place in zip(ends[:-1], places[1:-1], strict=True):

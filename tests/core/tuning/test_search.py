@@ -31,7 +31,10 @@ def encoder(tiny_llama):
     "sample", [TRIPLES, [(text, text[::-1]) for text in TEXTS], TEXTS], ids=["scored", "pairs", "texts"]
 )
 def test_figures_are_those_that_the_encoder_of_the_config_gives_itself(encoder, sample):
-    """Every trial is worked out from shared states; encoding with its config, the plain way, must give the same figure."""
+    """Every trial is worked out from shared states.
+
+    Encoding with its config, the plain way, must give the same figure.
+    """
     found = tune(encoder, sample, seconds=0)
     whole = read_sample(sample)
     order = np.random.default_rng(0).permutation(len(whole)).tolist()
