@@ -61,7 +61,7 @@ class EchoConfig:
     Where there is none, it takes its default here.
     """
 
-    model: str | None = None  # name on the Hub, or a folder; None: the embedded default model
+    model: str | None = None  # name on the Hub, folder, GGUF file or adapter; None: the embedded default model
     revision: str | None = None  # of the Hub's repository
     query_template: str = _preset_or("echo")  # a built-in name or a template string
     document_template: str = _preset_or("echo")

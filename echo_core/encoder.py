@@ -40,7 +40,9 @@ class EchoEncoder(Reading):
         """Load a model.
 
         Args:
-            model: a name on the Hub, a folder, a whole EchoConfig, or None for the embedded default model.
+            model: a name on the Hub, a folder, a GGUF file (local, or "owner/repository/file.gguf"), a PEFT adapter by
+                name or folder, a whole EchoConfig, or None for the embedded default model. A known checkpoint that is
+                named alone takes the options that were measured best for it.
             runtime: how vectors are computed; None: what suits the machine.
             engine: of an encoder that is loaded already, whose weights this one shall share; None: load.
 

@@ -86,7 +86,8 @@ def locate(name: str, revision: str | None = None) -> Path:
         raise ModelError(
             f"model must be a folder or a name on the Hub, or a .gguf file, got the file {name!r}; name its folder"
         )
-    if name.startswith((".", "/", "~")) or (name.count("/") > 1 and not name.lower().endswith(".gguf")):
+    of_a_file = name.lower().endswith(".gguf")
+    if name.startswith((".", "/", "~")) or of_a_file != (name.count("/") > 1):  # a repository has one slash or none
         raise ModelError(
             f"model must be a folder or a name on the Hub, or a .gguf file, got {name!r}, which is none of them"
         )

@@ -48,6 +48,11 @@ def tokenizer_paths(folder: Path) -> list[Path]:
     return [*named, *_other_vocabularies(folder, _settings(folder))]
 
 
+def has_own_class(folder: Path) -> bool:
+    """Whether the tokenizer names a class in a Python file beside it."""
+    return "auto_map" in _settings(folder)
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     """The tokenizer's settings.
 

@@ -2,8 +2,8 @@
 
 Exactly what transformers reads from a folder counts, by its own rules (as of 5.23), where it can change a vector:
 
-* config.json, without what each save writes anew; the Python files beside it, if it names a class of its own
-  (``auto_map``);
+* config.json, without what each save writes anew; the Python files beside it, if it or the tokenizer names a class of
+  its own (``auto_map``);
 * the weights: the file that config.json names (``transformers_weights``), else model.safetensors, else the files of
   its index;
 * the tokenizer: see ``tokenizer_files.py``.
@@ -27,7 +27,7 @@ from typing import Any
 from echo_core.errors import ModelError
 from echo_core.identity.contents import file_stamp
 from echo_core.identity.files import read_json
-from echo_core.identity.tokenizer_files import hash_tokenizer, tokenizer_paths
+from echo_core.identity.tokenizer_files import has_own_class, hash_tokenizer, tokenizer_paths
 
 SOURCE_KEY = "echo_source"  # of config.json: what an unpacked checkpoint was made from, as "GGUF Q4_K_M"
 
@@ -164,7 +164,7 @@ def _check_clear(folder: Path) -> None:
 
 
 def _code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
-    return sorted(folder.glob("*.py")) if "auto_map" in config else []
+    return sorted(folder.glob("*.py")) if "auto_map" in config or has_own_class(folder) else []
 
 
 def _tensor_places(path: Path) -> Iterator[tuple[str, tuple[str, int, int]]]:

@@ -40,14 +40,19 @@ def nearer(encoder: EchoEncoder, structure: str) -> float:
     return float(((query * positive).sum(axis=1) > (query * negative).sum(axis=1)).mean())
 
 
-def test_echo_sees_what_differs_in_the_early_half(folder: Path):
-    """S1: the early half decides, which a text said once has read before it knows the late half (arXiv 2402.15449)."""
-    shares = {template: nearer(said(folder, template), "S1") for template in ("echo", "classical", FIRST_SAYING)}
-    assert shares["echo"] >= max(shares["classical"], shares[FIRST_SAYING]) + 0.1
-
-
 def test_echo_sees_what_differs_in_the_late_half(folder: Path):
-    assert nearer(said(folder, "echo"), "S2") >= 0.6
+    """S2: both texts begin with the same words, whose states know nothing of the rest when they are said once.
+
+    That is the failure that the second saying mends (arXiv 2402.15449).
+    """
+    shares = {template: nearer(said(folder, template), "S2") for template in ("echo", "classical")}
+    assert shares["echo"] >= 0.95, shares
+    assert shares["echo"] >= shares["classical"] + 0.1, shares
+
+
+def test_what_differs_in_the_early_half_is_seen_too(folder: Path):
+    """S1: the later words have seen what differs however often the text is said; echo is no better here."""
+    assert nearer(said(folder, "echo"), "S1") >= 0.65
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def test_a_folder_is_found_by_its_path(tiny_llama: Path, monkeypatch):
     assert find(f"~/{tiny_llama.name}") == tiny_llama
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c"])
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c", "no.gguf", "no/such.gguf"])
 def test_a_path_that_leads_nowhere_is_not_asked_of_the_hub(name: str):
     with pytest.raises(ModelError, match="must be a folder or a name on the Hub"):
         find(name)

@@ -152,6 +152,7 @@ def unpack_in_process(file: str) -> str:
     return str(unpack_gguf(Path(file)))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_unpack_once(file: Path, cache: Path):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         folders = pool.map(unpack_in_process, [str(file)] * 2)
@@ -159,6 +160,7 @@ def test_two_processes_at_once_unpack_once(file: Path, cache: Path):
     assert sorted(path.suffix for path in (cache / "echo-embed" / "gguf" / "v1").iterdir()) == ["", ".lock"]
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_half_model_and_the_next_run_makes_it(file: Path, cache: Path):
     code = (
         "import sys, time, echo_core.identity.gguf as g; from pathlib import Path;"

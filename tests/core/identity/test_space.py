@@ -314,12 +314,13 @@ def test_a_distributed_checkpoint_is_refused(copy: Path):
         fingerprint_of(copy)
 
 
-def test_code_counts_where_the_config_names_it(copy: Path):
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_counts_where_a_config_names_it(copy: Path, file: str):
     (copy / "model.py").write_text("x = 1")
     before = fingerprint_of(copy)
     (copy / "model.py").write_text("x = 2")
     assert fingerprint_of(copy) == before
-    settings_of(copy, "config.json", auto_map={"AutoModel": "model.Model"})
+    settings_of(copy, file, auto_map={"AutoModel": "model.Model"})
     named = fingerprint_of(copy)
     (copy / "model.py").write_text("x = 3")
     assert len({before, named, fingerprint_of(copy)}) == 3
