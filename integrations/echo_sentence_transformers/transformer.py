@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -166,6 +167,8 @@ class EchoTransformer(Transformer):  # type: ignore[misc]
     def _load_model(self, model_name_or_path: str, task: str, config: Any, *args: Any, **options: Any) -> Any:
         """Called by ``Transformer.__init__``; the core's rule of what may be loaded holds here too."""
         is_adapter = args[1]
+        if self._echo.quantization is not None and not hasattr(config, "quantization_config"):
+            options.setdefault("quantization_config", copy.deepcopy(dict(self._echo.quantization)))
         if is_adapter:
             check_adapter_alone(model_name_or_path)
             self._adapter = model_name_or_path, dict(options)

@@ -118,6 +118,25 @@ def test_a_model_that_is_named_alone_takes_what_was_measured_best_for_it(
     assert EchoSentenceTransformer(EchoConfig(str(tiny_llama)), device="cpu").echo_config.filter is None
 
 
+def test_a_quantization_of_the_weights_is_passed_on(tiny_llama: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded.*nonsense"):
+        EchoSentenceTransformer(EchoConfig(str(tiny_llama), quantization={"quant_method": "nonsense"}), device="cpu")
+
+
+@pytest.mark.fp8
+def test_a_quantized_model_gives_the_encoders_vectors(model_folder: object, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    int8 = {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {"group_size": None}}
+    quantization = {"quant_method": "torchao", "quant_type": {"default": int8}}
+    config = EchoConfig(str(model_folder("llama", hidden_size=64)), quantization=quantization)  # type: ignore[operator]
+    model = EchoSentenceTransformer(config, device="cpu", model_kwargs={"dtype": "float32"})
+    wanted = EchoEncoder(config, CPU).encode_documents(TEXTS)
+    np.testing.assert_allclose(model.encode_document(TEXTS), wanted, atol=1e-5)
+    model.save_pretrained(str(tmp_path))
+    again = EchoSentenceTransformer(str(tmp_path), device="cpu", model_kwargs={"dtype": "float32"})
+    np.testing.assert_allclose(again.encode_document(TEXTS), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["no/such/folder", "./none", "/none/at/all", "~/none"])
 def test_a_path_that_leads_nowhere_is_refused_as_in_the_core(name: str) -> None:
     with pytest.raises(ModelError, match=r"model must be a folder or a name on the Hub, or a \.gguf file"):
