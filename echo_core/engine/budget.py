@@ -2,27 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 PATIENCE = 16  # full steps that must go well before the budget is doubled again; twice as many after each further lack
 MOST_PATIENCE = 4096
-
-# What torch and its libraries say where no more memory is to be had, besides torch.OutOfMemoryError and MemoryError.
-_SAYINGS = (
-    "could not create a primitive",  # oneDNN
-    "could not create a memory",
-    "DefaultCPUAllocator",
-    "enforce fail at alloc_cpu",
-    "MPS backend out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True if the error says that there was not enough memory, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
 
 
 class Budget:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -20,8 +21,9 @@ from torch import Tensor
 from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.allocator import keep_freed_memory
 from echo_core.engine.batches import Batch, pack_rows, pad_rows, round_up
-from echo_core.engine.budget import Budget, is_out_of_memory
+from echo_core.engine.budget import Budget
 from echo_core.engine.decoder import Decoder
+from echo_core.engine.exhaustion import in_sound_thread, is_out_of_memory
 from echo_core.engine.loading import load_decoder
 from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import PrefixCache
@@ -153,7 +155,7 @@ class Runner(Generic[Model]):
         try:
             batch = self.lay_out(step)
             hit = batch.prefix is not None and batch.prefix.filled
-            pooled = pool(batch)
+            pooled = in_sound_thread(partial(pool, batch))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -1,31 +1,6 @@
 from __future__ import annotations
 
-import pytest
-import torch
-
-from echo_core.engine.budget import MOST_PATIENCE, PATIENCE, Budget, is_out_of_memory
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        MemoryError(),
-        RuntimeError("could not create a primitive"),
-        RuntimeError("could not create a primitive descriptor for a matmul primitive"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    ],
-)
-def test_every_way_to_say_that_memory_ran_out_is_understood(error: Exception):
-    """On a CPU "could not create a primitive" and "enforce fail" went to the caller as they were."""
-    assert is_out_of_memory(error)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("device-side assert"), ValueError("could not create a primitive")])
-def test_other_errors_are_not_taken_for_it(error: Exception):
-    assert not is_out_of_memory(error)
+from echo_core.engine.budget import MOST_PATIENCE, PATIENCE, Budget
 
 
 def test_the_budget_comes_back_after_full_steps_that_went_well():
