@@ -27,6 +27,7 @@ from echo_core.pipeline import Pipeline
 from echo_core.progress import CutTexts
 from echo_core.template import parse_template
 from echo_core.text.prompts import PromptTokenizer
+from echo_core.text.stream import FIRST_TEXTS
 from echo_core.text.tokenizer import TextTokenizer
 
 log = logging.getLogger("echo_core")
@@ -114,7 +115,8 @@ def build_pipelines(engine: Engine, config: EchoConfig) -> dict[str, Pipeline]:
     check_finish(config, decoder.width, basis)
     dtype = str(decoder.dtype).removeprefix("torch.")
     width = config.dimension or decoder.width
-    shared = (engine.scheduler, config, width, dtype, engine.runtime.progress, basis, CutTexts())
+    first = None if decoder.device.type == "cpu" else FIRST_TEXTS  # tokenising it holds another device up
+    shared = (engine.scheduler, config, width, dtype, engine.runtime.progress, basis, CutTexts(), first)
     return {role: Pipeline(role, each, *shared) for role, each in prompts.items()}
 
 

@@ -53,6 +53,7 @@ class Pipeline:
     progress: bool | None  # as in Runtime
     basis: NDArray[np.float32] | None  # of the filter, see methods/embed_filter.py
     cut_texts: CutTexts
+    first_block: int | None = None  # texts of a call's first block; None: as many as of the others
 
     def encode(
         self,
@@ -68,7 +69,7 @@ class Pipeline:
         entries = (Entry(i, text, row) for i, (text, row) in enumerate(zip(checked, columns, strict=True)))
         whole = distinct_entries(entries)
         vectors = np.empty((len(whole.entries), self.dimension), dtype=np.float32)
-        blocks = (Block(tuple(part), np.arange(len(part))) for part in split_entries(whole.entries))
+        blocks = (Block(tuple(part), np.arange(len(part))) for part in split_entries(whole.entries, self.first_block))
         done = 0
         for part in self._run(blocks, tuple(values), len(whole.entries), stop):
             vectors[done : done + len(part)] = part
@@ -82,7 +83,7 @@ class Pipeline:
         values = self.values(1, instruction, variables)
         row = tuple(column[0] for column in values.values())
         entries = (Entry(number, check_text(text, number), row) for number, text in enumerate(check_collection(texts)))
-        blocks = map(distinct_entries, split_entries(entries))
+        blocks = map(distinct_entries, split_entries(entries, self.first_block))
         total = len(texts) if isinstance(texts, Sized) else None
         return (vector for vectors in self._run(blocks, tuple(values), total) for vector in vectors)
 

@@ -32,6 +32,13 @@ def test_blocks_end_at_their_number_of_texts_or_of_characters(monkeypatch):
     assert [[entry.number for entry in part] for part in split_entries(entries)] == [[0, 1, 2], [3, 4], [5], [6]]
 
 
+def test_the_first_block_may_be_smaller_than_the_others(monkeypatch):
+    """Tokenising 4,096 texts held a GPU up before its first batch."""
+    monkeypatch.setattr(echo_core.text.stream, "BLOCK_TEXTS", 3)
+    parts = [[entry.number for entry in part] for part in split_entries([Entry(i, "x") for i in range(7)], first=2)]
+    assert parts == [[0, 1], [2, 3, 4], [5, 6]]
+
+
 def test_a_stream_is_read_block_by_block(monkeypatch):
     monkeypatch.setattr(echo_core.text.stream, "BLOCK_TEXTS", 10)
     read = []
