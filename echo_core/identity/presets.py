@@ -44,7 +44,7 @@ KNOWN = (
         "google/gemma-3-270m",
         ("gemma3_text", 18, 640, 2048, 4, 262144, 1),
         {"layer": -3, "max_tokens": 250},  # two sayings of 250 tokens and the prompt fit into its windows of 512
-        "XQuAD, nDCG@10: 86.5, the last layer 84.4; STS-Benchmark test, Spearman: 73.9 on 345 pairs, 76.2 with fit_centre",
+        "XQuAD, nDCG@10: 86.5, the last layer 84.4; STS-Benchmark, Spearman: 73.9 on 345 pairs, 76.2 with fit_centre",
     ),
 )
 
