@@ -39,7 +39,11 @@ class Progress:
         self._started, self._texts, self._tokens = time.perf_counter(), 0, 0
 
     def add(self, texts: int, tokens: int) -> None:
-        """So much more is done."""
+        """Advance the bar by texts and tokens that are done now.
+
+        Raises:
+            CancelledError: ``stop`` is set.
+        """
         if self._stop is not None and self._stop.is_set():
             raise CancelledError
         if self._outer:

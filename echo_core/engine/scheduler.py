@@ -43,9 +43,9 @@ class Scheduler(ForkSafe):
 
     def __init__(self, runner: StepRunner, main_thread_works: bool = False) -> None:
         """Nothing is started before the first job; ``main_thread_works``: see ``ThreadPolicy``."""
-        super().__init__()
         self._runner = runner
         self._start_empty(main_thread_works)
+        super().__init__()
 
     def renew(self) -> None:
         """Begin with an empty queue in a forked child: a job of the parent is put into it when somebody waits for it.

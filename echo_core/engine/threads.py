@@ -13,11 +13,11 @@ import atexit
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
-from weakref import WeakSet
 
 from echo_core.errors import ModelError
 
@@ -31,7 +31,8 @@ class ForkSafe:
     """State that a forked child must have anew."""
 
     def __init__(self) -> None:
-        _states.add(self)
+        """Call it last: another thread may fork at once."""
+        _states.add(weakref.ref(self, _states.discard))
 
     def renew(self) -> None:
         """Make the state that a child needs, in the child, before anything else runs there."""
@@ -47,22 +48,26 @@ class ForkSafeLock(ForkSafe):
 
     def __init__(self, fork_waits: bool = False) -> None:
         """``fork_waits``: a fork waits until no other thread holds the lock (but ``FORK_WAIT`` seconds at most)."""
-        super().__init__()
         self.fork_waits = fork_waits
         self.renew()
+        super().__init__()
 
     def renew(self) -> None:
         """Take a new lock."""
         self.lock = threading.RLock()
 
 
-_states: WeakSet[ForkSafe] = WeakSet()
+_states: set[weakref.ref[ForkSafe]] = set()  # no WeakSet: other threads may add to it while it is gone through
 _held = threading.local()  # the locks that a thread holds while it forks
+
+
+def _all_states() -> list[ForkSafe]:
+    return [state for known in tuple(_states) if (state := known()) is not None]
 
 
 def _before_fork() -> None:
     until = time.monotonic() + FORK_WAIT
-    waited_for = [state for state in _states if isinstance(state, ForkSafeLock) and state.fork_waits]
+    waited_for = [state for state in _all_states() if isinstance(state, ForkSafeLock) and state.fork_waits]
     locks = [state.lock for state in sorted(waited_for, key=id)]  # in one order, as two threads may fork at once
     _held.locks = [lock for lock in locks if lock.acquire(timeout=max(0.0, until - time.monotonic()))]
 
@@ -73,7 +78,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for state in list(_states):
+    for state in _all_states():
         state.renew()
 
 
@@ -201,8 +206,8 @@ class _Callers(ForkSafe):
     """The threads in which awaited calls wait; none before the first."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.renew()
+        super().__init__()
 
     def renew(self) -> None:
         self.pool = ThreadPoolExecutor(CALLERS, thread_name_prefix="echo-call")

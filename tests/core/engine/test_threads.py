@@ -120,6 +120,28 @@ def test_threads_that_fork_at_the_same_time_do_not_hinder_each_other():
 
 @needs_fork
 @forks
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_other_threads_may_make_locks_while_one_forks():
+    stop = threading.Event()
+    made: list[ForkSafeLock] = []
+
+    def keep_making() -> None:
+        while not stop.is_set():
+            made[:50] = [ForkSafeLock(fork_waits=True) for _ in range(50)]
+
+    threads = [threading.Thread(target=keep_making) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(passes_in_child(lambda: is_free(load_lock())) for _ in range(20))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@needs_fork
+@forks
 def test_a_fork_by_the_thread_that_holds_the_lock_does_not_wait():
     with load_lock():
         assert passes_in_child(lambda: is_free(load_lock()))
