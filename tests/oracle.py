@@ -109,7 +109,7 @@ class Oracle:
     def _masks(self, length: int) -> Any:
         """By hand: 0 where a token may look, the least number elsewhere.
 
-        (1, 1, T, T), for each kind of layer its own where a model has two.
+        It is (1, 1, T, T), for each kind of layer its own where a model has two.
         """
         row, column = torch.arange(length)[:, None], torch.arange(length)[None, :]
         config = self.model.config

@@ -110,7 +110,7 @@ def _roughen(model: torch.nn.Module) -> None:
 def change_weights(folder: Path, name_part: str, value: float | None = None, at: tuple[int, ...] | None = None) -> None:
     """Rewrite the checkpoint's first tensor whose name holds ``name_part``.
 
-    Filled with ``value``, or one element (``at``) changed a little.
+    It is filled with ``value``, or one element (``at``) changed a little.
     """
     from safetensors.torch import load_file, save_file
 

@@ -144,7 +144,7 @@ def test_the_built_in_pooling_of_sentence_transformers_gives_the_same_vectors(
 ):
     """An oracle that shares nothing with ours.
 
-    A plain Transformer and Pooling("mean", include_prompt=False), one text a call.
+    It is a plain Transformer and Pooling("mean", include_prompt=False), one text a call.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
