@@ -91,7 +91,7 @@ def _read(link: Path, header: Header) -> tuple[dict[str, Any], Any, dict[str, An
         fields, _ = PreTrainedConfig.get_config_dict(link.parent, **where)
         fields.pop("_model_name_or_path", None)
         fields |= _scaled_positions(link, header)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(link.parent, **where)
+        tokenizer = with_bos(PreTrainedTokenizerFast.from_pretrained(link.parent, **where), header)
         options = {"dtype": torch.bfloat16, "output_loading_info": True, **_dense(), **where}
         model, report = AutoModelForCausalLM.from_pretrained(
             link.parent, config=AutoConfig.for_model(**deepcopy(fields)), **options
@@ -104,6 +104,21 @@ def _read(link: Path, header: Header) -> tuple[dict[str, Any], Any, dict[str, An
         raise ModelError(f"{name} {problem}; take the same model as safetensors") from error
     _check_all_read(link, header, model, report["missing_keys"])
     return fields, tokenizer, model.state_dict()
+
+
+def with_bos(tokenizer: Any, header: Header) -> Any:
+    """The tokenizer, with its BOS first where the file asks for one: some versions of transformers leave it out."""
+    from tokenizers.processors import Sequence, TemplateProcessing
+
+    bos, wanted = tokenizer.bos_token, header.values.get("tokenizer.ggml.add_bos_token")
+    if wanted and bos is not None and tokenizer("a").input_ids[:1] != [tokenizer.bos_token_id]:
+        backend = tokenizer.backend_tokenizer
+        first = TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
+        )
+        before = backend.post_processor
+        backend.post_processor = first if before is None else Sequence([before, first])
+    return tokenizer
 
 
 def _check_all_read(link: Path, header: Header, model: Any, missing: Iterable[str]) -> None:

@@ -11,17 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from encoders import FP32
 from nasty_texts import PLAIN
 from safetensors.torch import load_file, save_file
+from tiny_tokenizers import TOKENIZERS
 from transformers import AutoTokenizer
 
 from echo_core import EchoConfig, EchoEncoder, ModelError, space_of
 from echo_core.identity.checkpoint import find_checkpoint
-from echo_core.identity.gguf import unpack_gguf
+from echo_core.identity.gguf import unpack_gguf, with_bos
 from echo_core.identity.gguf_header import quantization_of, read_header
 from echo_core.methods.embed_filter import read_head
 
@@ -308,3 +310,17 @@ def test_linearly_scaled_positions_are_kept_and_others_refused(tied: Path, tmp_p
     odd = write_gguf(tied, tmp_path / "odd.gguf", llama__rope__scaling__type="longrope")
     with pytest.raises(ModelError, match="scales its positions by 'longrope'"):
         unpack_gguf(odd)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "metaspace"])
+@pytest.mark.parametrize("asked", [True, False, None])
+def test_a_bos_that_the_file_asks_for_is_set_where_transformers_left_it_out(kind, asked):
+    """transformers 5.17 read such a tokenizer without one, and vectors were off by up to 0.3 without a word."""
+    tokenizer = TOKENIZERS[kind]()
+    tokenizer.bos_token = tokenizer.eos_token
+    before = tokenizer("The owl hunts.").input_ids
+    header = SimpleNamespace(values={} if asked is None else {"tokenizer.ggml.add_bos_token": asked})
+    read = with_bos(tokenizer, header)
+    bos = [read.bos_token_id] if asked and before[0] != read.bos_token_id else []
+    assert read("The owl hunts.").input_ids == [*bos, *before]
+    assert with_bos(read, header)("The owl hunts.").input_ids == [*bos, *before]
