@@ -72,7 +72,8 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
 def _leave_the_file(model: nn.Module) -> None:
     """Copy what still lies in the checkpoint's mapped file: written over in place, it would change a loaded model."""
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and not tensor.is_mkldnn:  # packed weights are copies already
+        copied = tensor.is_mkldnn or tensor.is_inference()  # packed, and what was unpacked again
+        if tensor.device.type == "cpu" and not copied:
             tensor.data = tensor.data.clone()
 
 

@@ -47,7 +47,7 @@ def test_a_function_of_another_space_is_refused_before_anything_is_embedded(
     name = f"texts-{field}-{call}"
     add_documents(open_collection(ephemeral, name, config, runtime), ["the sea rises"], ids=["1"])
     wrong = EchoEmbeddingFunction(changed(config, field, other_llama), runtime)
-    monkeypatch.setattr("echo_core.sharing.shared_encoder", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("echo_core.encoder.shared_encoder", lambda *_: pytest.fail("the model was loaded"))
     opened = ephemeral.get_collection(name, embedding_function=wrong)
     with pytest.raises(EmbeddingSpaceMismatch, match="weights" if field == "model" else field):
         CALLS[call](opened)
