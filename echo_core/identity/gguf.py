@@ -25,7 +25,7 @@ from echo_core.identity.weights import SOURCE_KEY, is_whole
 
 log = logging.getLogger("echo_core")
 
-_VERSION = 1  # of this converter: raised when it writes something else for the same file
+_VERSION = 2  # of this converter: raised when it writes something else for the same file
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _ORIGINAL = 8192  # positions that Llama 3 was trained on before its positions were scaled
 _PROBES = ("Hello, world", "  two  spaces\n\nnew line\t5 cats", "Ünïcode 漢字 🎉", "<s> </s> <|im_end|> <eos>")
