@@ -119,7 +119,7 @@ def test_a_model_that_is_named_alone_takes_what_was_measured_best_for_it(
 
 
 def test_a_quantization_of_the_weights_is_passed_on(tiny_llama: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be loaded.*nonsense"):
+    with pytest.raises(ModelError, match=r"cannot be loaded.*nonsense"):
         EchoSentenceTransformer(EchoConfig(str(tiny_llama), quantization={"quant_method": "nonsense"}), device="cpu")
 
 
