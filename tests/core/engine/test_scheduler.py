@@ -280,11 +280,13 @@ def test_a_forked_child_leaves_the_work_to_a_thread():
 
 
 def test_an_encoder_loads_its_model_in_another_thread_and_runs_it_in_the_main_thread(tiny_llama, monkeypatch):
-    threads: list[threading.Thread] = []
+    passes: list[tuple[Decoder, threading.Thread]] = []  # of any encoder that an earlier test has left at work
     run = Decoder._pass
-    monkeypatch.setattr(Decoder, "_pass", lambda *args: (threads.append(threading.current_thread()), run(*args))[1])
+    record = lambda self, *args: (passes.append((self, threading.current_thread())), run(self, *args))[1]  # noqa: E731
+    monkeypatch.setattr(Decoder, "_pass", record)
     encoder = EchoEncoder(tiny_llama, Runtime(device="cpu"))
-    assert threading.main_thread() not in threads
-    threads.clear()
+    ours = encoder._engine.runner.decoder
+    assert threading.main_thread() not in {thread for decoder, thread in passes if decoder is ours}
+    passes.clear()
     encoder.encode_documents(["a text"] * 2 + [f"text {i}" for i in range(100)])
-    assert set(threads) == {threading.main_thread()}
+    assert {thread for decoder, thread in passes if decoder is ours} == {threading.main_thread()}
