@@ -146,6 +146,7 @@ def test_the_cost_of_an_instruction_is_measured_kept_in_each_batch_and_left_out(
     assert capsys.readouterr().out.count("× as fast") == 3
 
 
+@pytest.mark.slow
 def test_a_run_is_added_to_what_the_report_holds(tmp_path, monkeypatch, setting):
     out, asked = (
         tmp_path / "r.json",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,7 @@ def test_a_lack_of_memory_on_a_cpu_halves_the_batch_too(runner: Runner, monkeypa
             raise RuntimeError("could not create a primitive")
         return states(batch)
 
+    monkeypatch.setattr("echo_core.engine.exhaustion._thread", threading.local())  # this thread is not really spoilt
     monkeypatch.setattr(runner.decoder, "states", limited)
     with caplog.at_level(logging.WARNING, "echo_core"):
         torch.testing.assert_close(runner.run(ROWS), expected, atol=1e-5, rtol=0)
