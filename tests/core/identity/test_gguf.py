@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from echo_core import EchoConfig, EchoEncoder, ModelError, space_of
 from echo_core.identity.checkpoint import find_checkpoint
-from echo_core.identity.gguf import unpack_gguf, with_bos
+from echo_core.identity.gguf import _VERSION, unpack_gguf, with_bos
 from echo_core.identity.gguf_header import quantization_of, read_header
 from echo_core.methods.embed_filter import read_head
 
@@ -116,7 +116,7 @@ def test_it_is_unpacked_once_and_said_once(file: Path, caplog, monkeypatch):
     assert [record.getMessage() for record in caplog.records if "unpacking" in record.getMessage()] == [
         f"unpacking {file} (ALL_F32, 0 MB) into bf16 safetensors, once; later loads read those".replace("ALL_", "")
     ]
-    assert first.name.endswith("-1")
+    assert first.name.endswith(f"-{_VERSION}")
 
 
 def test_a_file_that_was_changed_is_unpacked_again(tied: Path, model_folder, tmp_path: Path):
