@@ -83,7 +83,7 @@ class Reading:
         """
         check_integer("k", k, 1)
         states = self._raw_pipelines[self._checked(role)].encode(texts, instruction, variables)
-        return self._read(states - self._sample_means[role], k, merged)
+        return self._read(states - self._sample_mean(role), k, merged)
 
     def explain(self, query: str, document: str, *, instruction: str | None = None, k: int = 12) -> Explanation:
         """Why a document was found: each token's exact share of the score, and the words that both vectors read as.
@@ -192,8 +192,14 @@ class Reading:
 
     @cached_property
     def _sample_means(self) -> dict[str, Vectors]:
-        """The mean state (D,) of ``sample_texts`` said with each role's template."""
-        return {role: self._mean_of(pipeline) for role, pipeline in self._raw_pipelines.items()}
+        """The mean states (D,) of ``sample_texts`` that were needed so far, by the template that said them."""
+        return {}
+
+    def _sample_mean(self, role: str) -> Vectors:
+        template = self.config.template(role)
+        if template not in self._sample_means:
+            self._sample_means[template] = self._mean_of(self._raw_pipelines[role])
+        return self._sample_means[template]
 
     def _mean_of(self, pipeline: Pipeline) -> Vectors:
         texts = sample_texts()

@@ -36,16 +36,15 @@ def compare(records: Iterable[Record], stored: Stored) -> Changes:
             continue
         text, metadata = stored[record.id]
         if text != record.text:
-            changes.rewritten.append(_in_place_of(metadata, record))
+            changes.rewritten.append(dataclasses.replace(record, metadata=in_place_of(metadata, record.metadata)))
         elif not _same(metadata or {}, record.metadata or {}):
-            changes.relabelled.append(_in_place_of(metadata, record))
+            changes.relabelled.append(dataclasses.replace(record, metadata=in_place_of(metadata, record.metadata)))
     return changes
 
 
-def _in_place_of(old: Mapping[str, Any] | None, record: Record) -> Record:
-    """The record with None for every key of the old metadata that it lacks: Chroma merges, and deletes what is None."""
-    metadata = {**dict.fromkeys(old or {}), **(record.metadata or {})}
-    return dataclasses.replace(record, metadata=metadata or None)
+def in_place_of(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The metadata to write so that nothing is left of the old: Chroma merges it, and deletes what is None."""
+    return {**dict.fromkeys(old or {}), **(new or {})} or None
 
 
 def _same(old: object, new: object) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from chromadb.api import ClientAPI
 from chromadb.api.models.Collection import Collection
 
+from echo_chroma.changes import in_place_of
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.store import reaching, record_bytes, store_in_parts
 from echo_core.errors import ConfigError
@@ -59,11 +60,10 @@ def put_vectors(
 def _replacing(
     collection: Collection, ids: Sequence[str], metadatas: Sequence[Mapping[str, Any] | None]
 ) -> list[dict[str, Any] | None]:
-    """The metadata to write so that nothing is left of the old: Chroma merges it, and deletes what is None."""
+    """The metadata to write in place of what the collection holds under these ids."""
     found = collection.get(ids=list(ids), include=["metadatas"])
     old = dict(zip(found["ids"], found["metadatas"] or [], strict=True))
-    pairs = zip(ids, metadatas, strict=True)
-    return [{**dict.fromkeys(old.get(id) or {}), **(new or {})} or None for id, new in pairs]
+    return [in_place_of(old.get(id), new) for id, new in zip(ids, metadatas, strict=True)]
 
 
 def check_distance(kind: str, function: EchoEmbeddingFunction, name: str) -> None:
