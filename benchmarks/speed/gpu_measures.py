@@ -30,11 +30,11 @@ from echo_core import EchoConfig, EchoEncoder, Runtime
 
 DTYPES = ("bfloat16", "float16", "float32")
 KINDS = {  # part of a kernel's name → what it does; another name: element-wise work
+    "flash": "attention",  # first: its template arguments name cutlass
+    "fmha": "attention",
     "gemm": "products",
     "cutlass": "products",
     "nvjet": "products",
-    "flash": "attention",
-    "fmha": "attention",
     "mem": "copies",
 }
 

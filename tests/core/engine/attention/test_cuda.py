@@ -36,7 +36,7 @@ PACKS = sorted(set(FAMILIES) - {"gemma2"})  # caps its scores softly, which the 
 
 def rows_of(lengths, begin=0):
     """Rows with the same first ``begin`` tokens, different from there on."""
-    ids = [np.concatenate([np.arange(begin), 30 + 7 * i + np.arange(length)]) for i, length in enumerate(lengths)]
+    ids = [np.concatenate([np.arange(begin) % 200, 30 + 7 * i + np.arange(length)]) for i, length in enumerate(lengths)]
     return [Row(row, (Span(i, max(begin, 1), len(row)),)) for i, row in enumerate(ids)]
 
 
