@@ -18,6 +18,7 @@ _HOMES = {
     "shared_encoder": "encoder",
     "EchoConfig": "config",
     "Runtime": "config",
+    "SparseOptions": "sparse_options",
     "TEMPLATES": "template",
     "PRESETS": "config",
     "tune": "tuning.search",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from echo_core.identity.space import check_space as check_space
     from echo_core.identity.space import space_metadata as space_metadata
     from echo_core.identity.space import space_of as space_of
+    from echo_core.sparse_options import SparseOptions as SparseOptions
     from echo_core.template import TEMPLATES as TEMPLATES
     from echo_core.tuning.search import Tuning as Tuning
     from echo_core.tuning.search import tune as tune

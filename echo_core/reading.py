@@ -6,9 +6,9 @@ found.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from importlib.resources import files
 
 import numpy as np
 import torch
@@ -26,19 +26,16 @@ from echo_core.errors import check_choice, check_integer
 from echo_core.methods.embed_filter import filter_basis, read_head
 from echo_core.methods.explanation import Explanation, Said, explain, finish_parts, pooled_strings
 from echo_core.methods.finish import Vectors, join_spans, raw_config
-from echo_core.methods.key_tokens import Word, merge_tokens, top_tokens
+from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_texts, top_tokens
 from echo_core.pipeline import Pipeline
 from echo_core.text.casing import as_said
 from echo_core.text.inputs import Variables, check_collection, check_text, is_blank
 from echo_core.text.rows import Row
 
+log = logging.getLogger("echo_core")
+
 ROWS = 1024  # whose states at all layers are on the device at one time
 TOKENS_A_WORD = 6  # aligned tokens that are looked through for each word asked for, as many are variants of others
-
-
-def sample_texts() -> list[str]:
-    """Sentences on all kinds of subjects: their mean vector is what every text's vector has besides its own words."""
-    return (files("echo_core") / "methods" / "sample.txt").read_text(encoding="utf-8").splitlines()
 
 
 class Reading:
@@ -65,6 +62,7 @@ class Reading:
         instruction: str | None = None,
         variables: Variables | None = None,
         merged: bool = True,
+        taken_out: str = "mean",
     ) -> list[list[Word]]:
         """For each text the words that its vector reads as through the model's LM head, heaviest first.
 
@@ -76,14 +74,18 @@ class Reading:
             variables: values of its further variables.
             merged: variants in case and number are one word, and pieces of words are left out; False: tokens as they
                 are.
+            taken_out: what all texts share: the "mean" of a sample's states, or its part along "u1", their first right
+                singular vector.
 
         Raises:
             ModelError: the checkpoint has no LM head.
-            ConfigError: an unknown role, or ``k`` below 1.
+            ConfigError: an unknown role or ``taken_out``, or ``k`` below 1.
         """
         check_integer("k", k, 1)
+        if not self._engine.runner.decoder.readout.is_output:
+            log.warning("words are read best from the last layer, got layer=%s; try layer=-1", self.config.layer)
         states = self._raw_pipelines[self._checked(role)].encode(texts, instruction, variables)
-        return self._read(states - self._sample_mean(role), k, merged)
+        return self._read(self._own_part(states, role, taken_out), k, merged)
 
     def explain(self, query: str, document: str, *, instruction: str | None = None, k: int = 12) -> Explanation:
         """Why a document was found: each token's exact share of the score, and the words that both vectors read as.
@@ -167,7 +169,8 @@ class Reading:
         count = min(len(self._head), k * TOKENS_A_WORD if merged else k)
         ids, scores = top_tokens(vectors, self._head, count)
         token = self._engine.tokenizer.token
-        found = [([token(i) for i in row], weights) for row, weights in zip(ids.tolist(), scores.tolist(), strict=True)]
+        rows = zip(ids.tolist(), scores.tolist(), map(np.any, vectors), strict=True)  # a blank text has none
+        found = [([token(i) for i in row] if said else [], weights if said else []) for row, weights, said in rows]
         if merged:
             return [merge_tokens(tokens, weights)[:k] for tokens, weights in found]
         return [[Word(t, w, (t,)) for t, w in zip(tokens, weights, strict=True)] for tokens, weights in found]
@@ -191,23 +194,24 @@ class Reading:
         return read_head(self._engine.folder, self._engine.runtime.trust_remote_code)
 
     @cached_property
-    def _sample_means(self) -> dict[str, Vectors]:
-        """The mean states (D,) of ``sample_texts`` that were needed so far, by the template that said them."""
+    def _shared_parts(self) -> dict[tuple[str, str], Vectors]:
+        """What the states of ``sample_texts`` share (D,), as far as it was needed, by template and by way."""
         return {}
 
-    def _sample_mean(self, role: str) -> Vectors:
-        template = self.config.template(role)
-        if template not in self._sample_means:
-            self._sample_means[template] = self._mean_of(self._raw_pipelines[role])
-        return self._sample_means[template]
+    def _own_part(self, states: Vectors, role: str, taken_out: str) -> Vectors:
+        """The states (N, D) of texts less what all texts share; a blank text's stay zero."""
+        check_choice("taken_out", taken_out, SHARED)
+        key = (self.config.template(role), taken_out)
+        if key not in self._shared_parts:
+            self._shared_parts[key] = SHARED[taken_out](self._sample_states(self._raw_pipelines[role]))
+        return np.asarray((states - self._shared_parts[key]) * states.any(axis=1, keepdims=True))
 
-    def _mean_of(self, pipeline: Pipeline) -> Vectors:
-        texts = sample_texts()
+    def _sample_states(self, pipeline: Pipeline) -> Vectors:
         names = pipeline.prompts.template.variables - {"text"}
         fillers = {name: " " for name in names}  # what a call would say there is not known here
         instruction = fillers.pop("instruction", None) if self.config.instruction is None else None
         fillers.pop("instruction", None)
-        return np.asarray(pipeline.encode(texts, instruction, fillers or None).mean(axis=0))
+        return pipeline.encode(sample_texts(), instruction, fillers or None)
 
 
 def _rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:

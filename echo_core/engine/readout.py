@@ -70,6 +70,11 @@ class ReadOut:
         if prepend_layers is not None:
             prepend(self.layers, prepend_layers, self.slots)
 
+    @property
+    def is_output(self) -> bool:
+        """True if the model's own output alone is read, which is what its LM head is made for."""
+        return self._after_norm and len(self.places) == 1
+
     def run(self, forward: Callable[[], Tensor], wanted: Collection[int], take: Take, slots: Tensor | None) -> None:
         """Call ``forward``, which gives the model's own output (B, T, D), and ``take`` for each wanted layer, in order.
 

@@ -1,13 +1,14 @@
 """Vectors read as words: the tokens that a model's own LM head aligns a pooled vector with (arXiv 2406.17378).
 
-A token's score is its row of the head times the vector, less the mean vector of a sample: what all texts share writes
-"and" and "the", and hides the words of the one text. No norm, no bias, no softmax, as in the paper.
+A token's score is its row of the head times the vector, less what the vectors of a sample share: that writes "and" and
+"the", and hides the words of the one text. No norm, no bias, no softmax, as in the paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 
 import numpy as np
 import torch
@@ -17,6 +18,29 @@ from torch import Tensor
 from echo_core.methods.finish import Vectors
 
 ROWS = 16384  # of the head, widened to float32 at one time: a vocabulary of 262,144 is never twice in memory
+
+
+def sample_texts() -> list[str]:
+    """Sentences on all kinds of subjects: what their vectors share is what every text's has besides its own words."""
+    return (files("echo_core") / "methods" / "sample.txt").read_text(encoding="utf-8").splitlines()
+
+
+def mean_state(states: Vectors) -> Vectors:
+    """The mean (D,) of the states (S, D) of a sample."""
+    return np.asarray(states.mean(axis=0))
+
+
+def first_component(states: Vectors) -> Vectors:
+    """The mean's part (D,) along u1, the first right singular vector of the uncentred states (S, D) of a sample.
+
+    The paper adds λ u1 to a vector, λ negative; here λ is minus what the sample's vectors have of u1 on average.
+    """
+    u1 = np.linalg.svd(states, full_matrices=False)[2][0]
+    return np.asarray(u1 * (states.mean(axis=0) @ u1))
+
+
+# What is taken out of a state before it is read, by the names of TAKEN_OUT, of a sample's states.
+SHARED: dict[str, Callable[[Vectors], Vectors]] = {"mean": mean_state, "u1": first_component}
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress"),
     ("template",),
     ("config",),
+    ("sparse_options",),
     ("text", "identity"),
     ("methods",),
     ("engine",),
     ("pipeline", "assembly"),
     ("reading",),
+    ("sparse",),
     ("encoder",),
     ("search", "tuning"),
 )
@@ -91,6 +93,7 @@ def test_no_circle_of_imports():
     [
         "echo_core",
         "echo_core.config",
+        "echo_core.sparse_options",
         "echo_core.errors",
         "echo_core.identity.space",
         "echo_core.template",

@@ -10,7 +10,7 @@ from nasty_texts import NASTY, PLAIN
 from safetensors.torch import load_file, save_file
 
 from echo_core import ConfigError, EchoEncoder, EmptyTextError, ModelError
-from echo_core.reading import sample_texts
+from echo_core.methods.key_tokens import sample_texts
 
 OPTIONS = [
     {},

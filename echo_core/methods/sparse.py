@@ -1,0 +1,139 @@
+"""Sparse vectors: the tokens that a state is aligned with (arXiv 2406.17378), as a row over the model's vocabulary.
+
+A row's weights are log(1 + relu(score)), as SPLADE's. Every form gives rows of (ids, weights) first; ``to_csr`` makes a
+matrix of scipy of them, which is imported there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from echo_core.methods.finish import Vectors
+from echo_core.methods.key_tokens import top_tokens
+from echo_core.sparse_options import SparseOptions
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Row = tuple[NDArray[np.int64], NDArray[np.float32]]  # the ids of M tokens, each once, and their weights
+
+TEXTS = 512  # whose scores are there at one time
+PROMPTREPS_SCALE = 100  # of its weights, which it rounds to whole numbers
+
+# The words that Lucene leaves out of English texts.
+_LUCENE = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
+    "to was will with"
+)
+STOP_WORDS = frozenset(_LUCENE.split())
+
+
+def weigh(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    """log(1 + relu(score)) of each score, float32."""
+    return np.asarray(np.log1p(np.maximum(scores, 0)), dtype=np.float32)
+
+
+def own_words(text: str) -> str:
+    """The text's words in lower case without stop words, each after a space, as they are said to the tokenizer."""
+    return "".join(f" {word}" for word in re.findall(r"\w+", text.lower()) if word not in STOP_WORDS)
+
+
+def sparse_rows(
+    vectors: Vectors, own: Sequence[Sequence[int]] | None, head: Tensor, options: SparseOptions, role: str
+) -> Iterator[Row]:
+    """The row of each of N texts.
+
+    Args:
+        vectors: (N, D) states, less what all texts share; zeros for a text that says nothing.
+        own: the ids of each text's own words, where the options ask for them (``needs_words``).
+        head: (V, D), any float dtype.
+        options: what a row is made of.
+        role: of the texts.
+    """
+    count = options.count(role)
+    rows: Iterator[Row]
+    if options.tokens == "text" and own is not None:
+        rows = (_own_row(vector, ids, head, count) for vector, ids in zip(vectors, own, strict=True))
+    else:
+        rows = aligned_rows(vectors, head, count)
+    if options.queries == "expanded" and role == "query" and own is not None:
+        return (_expanded(row, ids) for row, ids in zip(rows, own, strict=True))
+    return rows
+
+
+def needs_words(options: SparseOptions, role: str) -> bool:
+    """True where a text's own words count."""
+    return options.tokens == "text" or (options.queries == "expanded" and role == "query")
+
+
+def aligned_rows(vectors: Vectors, head: Tensor, count: int) -> Iterator[Row]:
+    """The ``count`` tokens that each of N vectors is aligned with most, those with a score above 0."""
+    if count == 0:
+        yield from ((np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in vectors)
+        return
+    for start in range(0, len(vectors), TEXTS):
+        ids, scores = top_tokens(vectors[start : start + TEXTS], head, min(count, len(head)))
+        for row, weights in zip(ids.numpy(), weigh(scores.numpy()), strict=True):
+            yield row[weights > 0], weights[weights > 0]
+
+
+def _own_row(vector: NDArray[np.float32], own: Sequence[int], head: Tensor, count: int) -> Row:
+    """The weights of a text's own tokens as PromptReps has them: whole numbers, a hundred for 1."""
+    ids = np.unique(np.asarray(own, dtype=np.int64))
+    scores = head[torch.from_numpy(ids)].float().numpy() @ vector
+    weights = np.round(PROMPTREPS_SCALE * weigh(scores))
+    best = np.argsort(-weights, kind="stable")[:count]
+    best = best[weights[best] > 0]
+    return ids[best], weights[best]
+
+
+def _expanded(aligned: Row, own: Sequence[int]) -> Row:
+    ids = np.union1d(aligned[0], np.asarray(own, dtype=np.int64))
+    return ids, np.ones(len(ids), dtype=np.float32)
+
+
+def to_csr(rows: Iterable[Row], vocabulary: int) -> csr_array:
+    """The rows as a matrix (N, V) float32 of scipy, the ids of each in rising order.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    sparse = import_scipy()
+    listed = list(rows)
+    indptr = np.cumsum([0, *(len(ids) for ids, _ in listed)])
+    ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in listed)])
+    weights = np.concatenate([np.zeros(0, np.float32), *(weights for _, weights in listed)])
+    small = np.int32 if len(ids) < 2**31 else np.int64
+    matrix = sparse.csr_array((weights, ids.astype(small), indptr.astype(small)), shape=(len(listed), vocabulary))
+    matrix.sort_indices()
+    return matrix
+
+
+def inverse_document_frequency(documents: Any) -> NDArray[np.float32]:
+    """BM25's weight of each of V tokens, float32: log(1 + (N - n + 0.5) / (n + 0.5)), n documents of N having it.
+
+    Args:
+        documents: (N, V), sparse.
+    """
+    have = np.asarray((documents > 0).sum(axis=0)).ravel()
+    return np.asarray(np.log1p((documents.shape[0] - have + 0.5) / (have + 0.5)), dtype=np.float32)
+
+
+def import_scipy() -> Any:
+    """``scipy.sparse``.
+
+    Raises:
+        ImportError: it is not installed; names the extra.
+    """
+    try:
+        import scipy.sparse
+    except ModuleNotFoundError as error:
+        raise ImportError("sparse vectors need scipy; install it with: pip install 'echo-embed[hybrid]'") from error
+    return scipy.sparse
