@@ -57,7 +57,7 @@ def check_space(stored: Mapping[str, Any] | None, space: Mapping[str, Any], wher
     old = _stored_space(stored, where)
     differing = [key for key in sorted({*old, *space}) if old.get(key) != space.get(key)]
     changes = "; ".join(f"{key}: stored {old.get(key)!r}, now {space.get(key)!r}" for key in differing)
-    way_out = "open it with the stored options, or index its texts again into a new one"
+    way_out = "open it with the stored options, search it through a DriftMap (drift=), or migrate it to the new ones"
     raise EmbeddingSpaceMismatch(f"{where} holds vectors of another space ({changes}); {way_out}")
 
 

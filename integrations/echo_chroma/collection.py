@@ -13,10 +13,11 @@ from chromadb.api import ClientAPI
 from chromadb.api.models.Collection import Collection
 
 from echo_chroma.function import EchoEmbeddingFunction
-from echo_chroma.guard import check_stored_space
+from echo_chroma.guard import check_drift, check_stored_space
 from echo_chroma.store import open_client, reaching
 from echo_core.config import EchoConfig, Runtime
 from echo_core.identity.space import space_metadata, space_of
+from echo_core.search import DriftMap
 
 
 def open_collection(
@@ -24,6 +25,8 @@ def open_collection(
     name: str,
     config: EchoConfig | str | os.PathLike[str] | None = None,
     runtime: Runtime | None = None,
+    *,
+    drift: DriftMap | None = None,
 ) -> Collection:
     """The collection of this name, made if there is none, whose vectors are those of ``config``. Loads no weights.
 
@@ -33,24 +36,39 @@ def open_collection(
         name: of the collection.
         config: a whole EchoConfig, a model's name, folder or file, or None for the embedded default model.
         runtime: how texts are embedded; never stored.
+        drift: leads from the vectors of ``config`` to those of a collection that another model or other options made;
+            it is searched through the map, and not written to.
 
     Raises:
-        EmbeddingSpaceMismatch: the collection holds other vectors, or does not say which; names what differs.
+        EmbeddingSpaceMismatch: the collection holds other vectors, or does not say which; or the map begins or ends
+            elsewhere. Names what differs.
+        NotFoundError: of Chroma, where there is no such collection to search through ``drift``.
         ConfigError: an option is wrong, or the function stored in the collection cannot be read.
         ModelError: no such model.
         StoreError: the store does not answer.
     """
-    return open_for(EchoEmbeddingFunction(config, runtime), client, name)
+    return open_for(EchoEmbeddingFunction(config, runtime, drift=drift), client, name)
 
 
 def open_for(function: EchoEmbeddingFunction, client: ClientAPI | str | os.PathLike[str], name: str) -> Collection:
     """``open_collection`` for the vectors of a function."""
-    options = collection_options(function)
     with reaching(name, "nothing was changed"):
         opened = open_client(client) if isinstance(client, str | os.PathLike) else client
-        collection = opened.get_or_create_collection(name, embedding_function=None, **options)
-        check_stored_space(collection, function.space)
+        if function.drift is not None:
+            collection = opened.get_collection(name, embedding_function=None)
+        else:
+            options = collection_options(function)
+            collection = opened.get_or_create_collection(name, embedding_function=None, **options)
+        check_opened(collection, function)
         return opened.get_collection(name, embedding_function=function)
+
+
+def check_opened(collection: Collection, function: EchoEmbeddingFunction) -> None:
+    """Return if the collection holds what the function searches. Raises EmbeddingSpaceMismatch if not."""
+    if function.drift is None:
+        check_stored_space(collection, function.space)
+    else:
+        check_drift(collection, function.space, function.drift)
 
 
 def collection_options(function: EchoEmbeddingFunction) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from echo_chroma.guard import check_caller
 from echo_chroma.stored import NAME, from_stored, to_stored
 from echo_core.config import EchoConfig, Runtime
-from echo_core.errors import VariableError
+from echo_core.errors import EmbeddingSpaceMismatch, VariableError
 from echo_core.identity.checkpoint import find_checkpoint, with_absolute_model
 from echo_core.identity.presets import preset_for
 from echo_core.identity.space import check_space, describe_space, space_metadata
 from echo_core.identity.weights import weights_identity
+from echo_core.search import DriftMap
 
 if TYPE_CHECKING:
     from echo_core.encoder import EchoEncoder
@@ -43,6 +44,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         runtime: Runtime | None = None,
         *,
         weights: str | None = None,
+        drift: DriftMap | None = None,
     ) -> None:
         """Check the options.
 
@@ -51,6 +53,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
                 model that is named alone gets the options that were measured best for it.
             runtime: device, dtype, batch size; never stored.
             weights: identity of the weights that the stored vectors were made with; set when Chroma rebuilds this.
+            drift: leads to the vectors of an older collection, which is searched through it and takes no texts.
 
         Raises:
             ConfigError: an option is unknown, of the wrong type or out of range.
@@ -59,6 +62,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         name = config if config is None or isinstance(config, EchoConfig) else os.fspath(config)
         self.config = with_absolute_model(name if isinstance(name, EchoConfig) else preset_for(name))
         self.runtime = runtime or Runtime()
+        self.drift = drift
         self._weights = weights
 
     def __call__(self, input: Documents) -> list[NDArray[np.float32]]:
@@ -68,6 +72,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
             EmbeddingSpaceMismatch: the collection that asks holds vectors of another space.
             Exception: what ``EchoEncoder.encode_documents`` raises.
         """
+        self.check_writes()
         check_caller(self.space)
         try:
             return list(self.encoder.encode_documents(input))
@@ -76,8 +81,9 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
     def embed_query(self, input: Documents) -> list[NDArray[np.float32]]:
         """One vector (D,) float32 a text, by the query template; raises like a call for documents."""
-        check_caller(self.space)
-        return list(self.encoder.encode_queries(input))
+        check_caller(self.stored_space)
+        vectors = self.encoder.encode_queries(input)
+        return list(vectors if self.drift is None else self.drift(vectors))
 
     @property
     def encoder(self) -> EchoEncoder:
@@ -101,6 +107,21 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
             self._weights = weights_identity(find_checkpoint(self.config))
         return describe_space(self.config, self._weights)
 
+    @property
+    def stored_space(self) -> Mapping[str, Any]:
+        """The space of the vectors that this function searches: its own, or the one that its drift map leads to."""
+        return self.space if self.drift is None else self.drift.old_space or {}
+
+    def check_writes(self) -> None:
+        """Return if texts may be stored with this function.
+
+        Raises:
+            EmbeddingSpaceMismatch: it searches through a drift map; what is stored must be of the collection's space.
+        """
+        if self.drift is not None:
+            way_out = "echo_chroma.migrate makes it a collection of the new vectors; or open it with the stored options"
+            raise EmbeddingSpaceMismatch(f"a collection opened with drift= can be searched, not written to; {way_out}")
+
     @staticmethod
     def name() -> str:
         """The name under which Chroma stores this function."""
@@ -119,6 +140,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
             EmbeddingSpaceMismatch: ``collection.modify`` is about to write this into a collection of another space;
                 Chroma itself checks only after it has written.
         """
+        self.check_writes()
         check_caller(self.space)
         return to_stored(self.config, self.space["weights"])
 

@@ -10,6 +10,7 @@ from chromadb.api.models.CollectionCommon import CollectionCommon
 
 from echo_chroma.stored import NAME, from_stored
 from echo_core.identity.space import FINGERPRINT_KEY, check_space, describe_space, space_metadata
+from echo_core.search import DriftMap
 
 _FRAMES = 16  # from the function up to the collection's method; Chroma puts tracing and validation between them
 
@@ -22,6 +23,15 @@ def check_stored_space(collection: CollectionCommon[Any], space: Mapping[str, An
         ConfigError: the function stored in it cannot be read.
     """
     check_space(_stored_space(collection), space, f"Chroma collection {collection.name!r}{_made_with(collection)}")
+
+
+def check_drift(collection: CollectionCommon[Any], space: Mapping[str, Any], drift: DriftMap) -> None:
+    """Return if a drift map leads from ``space`` to what the collection holds.
+
+    Raises:
+        EmbeddingSpaceMismatch: it begins or ends elsewhere; names what differs.
+    """
+    drift.check(space, _stored_space(collection), f"Chroma collection {collection.name!r}")
 
 
 def check_caller(space: Mapping[str, Any]) -> None:

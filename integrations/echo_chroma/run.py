@@ -32,6 +32,7 @@ class Run:
         self.counts: Counter[str] = Counter()  # by the fields of Synced
         self._collection, self._batch_size, self._dry_run = collection, batch_size, dry_run
         self._function = _function_of(collection)
+        self._function.check_writes()
         check_stored_space(collection, self._function.space)
         self._seen: dict[str, int] = {}  # id → number of its first record
 

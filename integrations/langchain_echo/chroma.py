@@ -17,16 +17,17 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from echo_chroma import EchoEmbeddingFunction
-from echo_chroma.collection import collection_options
+from echo_chroma.collection import check_opened, collection_options
 from echo_chroma.documents import BATCH
-from echo_chroma.guard import check_stored_space
 from echo_chroma.records import Record, read_records
 from echo_chroma.run import batches
 from echo_chroma.store import open_store, reaching
 from echo_chroma.vectors import check_distance, cosines_of, distance_of, put_vectors
 from echo_core import EchoError
 from echo_core.errors import TextError
+from echo_core.search import DriftMap
 from echo_core.text.inputs import check_collection
+from langchain_echo.drift import DriftedEmbeddings
 from langchain_echo.embeddings import EchoEmbeddings
 
 _MADE = " under new ids, which a second call would not find (give ids for that)"
@@ -53,27 +54,31 @@ class EchoChroma(Chroma):
         *,
         collection_metadata: dict[str, Any] | None = None,
         collection_configuration: Any = None,
+        drift: DriftMap | None = None,
         **chroma: Any,
     ) -> None:
         """Open or create the collection; ``chroma`` goes to ``Chroma`` as it is.
 
+        With ``drift``, a map from the space of the embeddings to that of an older collection, the collection is
+        searched through the map and takes no texts. Methods that take a vector want one of the older space.
+
         Raises:
             TypeError: ``embedding_function`` is neither EchoEmbeddings nor a cache around them.
             EmbeddingSpaceMismatch: the collection holds vectors of another space, or does not say of which.
+            NotFoundError: of Chroma, where there is no such collection to search through ``drift``.
             ConfigError: the collection measures by a distance that does not tell the cosine of these vectors.
             StoreError: the store does not answer.
         """
         echo = _echo(embedding_function)
-        function = EchoEmbeddingFunction(echo.config, echo.runtime, weights=echo.space["weights"])
-        options = collection_options(function)
-        chroma["collection_metadata"] = {**(collection_metadata or {}), **options["metadata"]}
-        configuration = _merge(options["configuration"], collection_configuration or {})
-        check_distance(configuration["hnsw"]["space"], function, collection_name)
-        chroma["collection_configuration"] = configuration
+        function = EchoEmbeddingFunction(echo.config, echo.runtime, weights=echo.space["weights"], drift=drift)
+        if drift is not None:
+            embedding_function = DriftedEmbeddings(cast(Embeddings, embedding_function), drift)
+            chroma["create_collection_if_not_exists"] = False
+        chroma |= _made_with(function, collection_metadata, collection_configuration, collection_name)
         with reaching(collection_name, "nothing was changed"):
             make = partial(super().__init__, collection_name, embedding_function, **chroma)
             open_store(str(chroma.get("persist_directory")), make)
-        check_stored_space(self._collection, function.space)
+        check_opened(self._collection, function)
         check_distance(distance_of(self._collection), function, collection_name)
 
     def add_texts(
@@ -158,6 +163,17 @@ def _echo(embeddings: Embeddings | None) -> EchoEmbeddings:
             f"embedding_function must be EchoEmbeddings, got {kind}; for others use langchain_chroma.Chroma"
         )
     return inner
+
+
+def _made_with(function: EchoEmbeddingFunction, metadata: Any, configuration: Any, name: str) -> dict[str, Any]:
+    """What a new collection is made with: the user's wishes, and the space of the function's vectors."""
+    options = collection_options(function)
+    merged = _merge(options["configuration"], configuration or {})
+    check_distance(merged["hnsw"]["space"], function, name)
+    return {
+        "collection_metadata": {**(metadata or {}), **options["metadata"]},
+        "collection_configuration": merged,
+    }
 
 
 def _merge(ours: dict[str, Any], given: dict[str, Any]) -> Any:

@@ -165,9 +165,7 @@ def test_a_blank_question_is_refused(run, notes):
 
 def test_an_index_of_another_model_is_refused_with_the_way_out(run, notes, model_folder, tiny_llama):
     run(notes)
-    with pytest.raises(
-        EmbeddingSpaceMismatch, match=f"made with {tiny_llama}, .*weights: stored .* now .*index its texts again"
-    ):
+    with pytest.raises(EmbeddingSpaceMismatch, match=f"made with {tiny_llama}, .*weights: stored .* now .*migrate it"):
         run(notes, model=model_folder("llama", seed=1))
 
 

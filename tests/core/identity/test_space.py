@@ -181,7 +181,7 @@ def test_a_matching_store_passes_and_another_is_refused_with_the_fields_that_dif
     assert message.startswith(
         "collection 'x' holds vectors of another space (layer: stored -2, now -1; pooling: stored 'last', now 'mean')"
     )
-    assert "index its texts again" in message
+    assert "DriftMap (drift=), or migrate it" in message
 
 
 @pytest.mark.parametrize("stored", [None, {}, {"hnsw:space": "cosine"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
@@ -21,11 +22,14 @@ from chromadb.api import ClientAPI
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
+from pydantic import PrivateAttr
 
 from echo_chroma import EchoEmbeddingFunction
 from echo_chroma.collection import open_for
 from echo_chroma.records import read_records
 from echo_chroma.vectors import check_distance, cosines_of, distance_of, put_vectors
+from echo_core import EmbeddingSpaceMismatch
+from echo_core.search import DriftMap
 from llama_index.embeddings.echo.base import EchoEmbedding
 
 
@@ -46,16 +50,22 @@ class EchoChromaVectorStore(ChromaVectorStore):
     ``SimilarityPostprocessor`` means what it means over LlamaIndex's own in-memory store.
     """
 
+    _drift: DriftMap | None = PrivateAttr(default=None)
+
     def add(self, nodes: Sequence[BaseNode], **add_kwargs: Any) -> list[str]:
         """The ids of the nodes, stored, each in place of the node that had its id.
 
         Raises:
+            EmbeddingSpaceMismatch: the store was opened with ``drift``: it is for searching.
             ValueError: an id is there twice, or a node has no vector; nothing is stored then.
             TypeError, ValueError: metadata that Chroma cannot hold; nothing is stored then.
             StoreError: the store does not answer; says what is stored.
         """
         if isinstance(nodes, str | Mapping | Set):
             raise TypeError(f"nodes must be a list of nodes, got {type(nodes).__name__}")
+        if self._drift is not None:
+            way_out = "echo_chroma.migrate makes it a store of the new vectors; or open it with the stored options"
+            raise EmbeddingSpaceMismatch(f"a store opened with drift= can be searched, not written to; {way_out}")
         vectors = [node.get_embedding() for node in nodes]
         texts = [node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
         metadatas = [node_to_metadata_dict(node, remove_text=True, flat_metadata=self.flat_metadata) for node in nodes]
@@ -68,6 +78,9 @@ class EchoChromaVectorStore(ChromaVectorStore):
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """The nearest nodes with the cosines of their vectors to the query's."""
+        if self._drift is not None and query.query_embedding is not None:
+            mapped = [float(x) for x in self._drift(query.query_embedding)]
+            query = dataclasses.replace(query, query_embedding=mapped)
         result = super().query(query, **kwargs)
         if result.similarities is not None:
             cosine = cosines_of(self._collection)
@@ -89,7 +102,11 @@ class EchoChromaVectorStore(ChromaVectorStore):
 
 
 def open_chroma_vector_store(
-    embed_model: EchoEmbedding, client: ClientAPI | str | os.PathLike[str], collection_name: str
+    embed_model: EchoEmbedding,
+    client: ClientAPI | str | os.PathLike[str],
+    collection_name: str,
+    *,
+    drift: DriftMap | None = None,
 ) -> EchoChromaVectorStore:
     """The vector store over a collection of Chroma, opened or created for the vectors of ``embed_model``.
 
@@ -104,14 +121,19 @@ def open_chroma_vector_store(
         embed_model: makes the vectors.
         client: any synchronous Chroma client, or a folder.
         collection_name: of the collection.
+        drift: leads from the vectors of ``embed_model`` to those of an older collection, which is searched through it
+            and not written to.
 
     Raises:
         EmbeddingSpaceMismatch: the collection holds vectors of another space, or does not say of which.
+        NotFoundError: of Chroma, where there is no such collection to search through ``drift``.
         ConfigError: the collection measures by a distance that does not tell the cosine of these vectors.
         StoreError: the store does not answer.
     """
     weights = embed_model.space["weights"]
-    function = EchoEmbeddingFunction(embed_model.config, embed_model.runtime, weights=weights)
+    function = EchoEmbeddingFunction(embed_model.config, embed_model.runtime, weights=weights, drift=drift)
     collection = open_for(function, client, collection_name)
     check_distance(distance_of(collection), function, collection_name)
-    return EchoChromaVectorStore(chroma_collection=collection)
+    store = EchoChromaVectorStore(chroma_collection=collection)
+    store._drift = drift
+    return store
