@@ -49,20 +49,24 @@ def check_space(stored: Mapping[str, Any] | None, space: Mapping[str, Any], wher
         EmbeddingSpaceMismatch: they are not, or the store says nothing about it; names the fields that differ and the
             way out.
     """
-    if not isinstance(stored, Mapping) or FINGERPRINT_KEY not in stored:
-        problem = f"{where} does not say which embeddings it holds (no {FINGERPRINT_KEY})"
-        raise EmbeddingSpaceMismatch(f"{problem}; index its texts again into a new one")
-    if stored[FINGERPRINT_KEY] == fingerprint(space):
+    if isinstance(stored, Mapping) and stored.get(FINGERPRINT_KEY) == fingerprint(space):
         return
-    old = _stored_space(stored, where)
+    old = read_space(stored, where)
     differing = [key for key in sorted({*old, *space}) if old.get(key) != space.get(key)]
     changes = "; ".join(f"{key}: stored {old.get(key)!r}, now {space.get(key)!r}" for key in differing)
     way_out = "open it with the stored options, search it through a DriftMap (drift=), or migrate it to the new ones"
     raise EmbeddingSpaceMismatch(f"{where} holds vectors of another space ({changes}); {way_out}")
 
 
-def _stored_space(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields that a store keeps of its space; of one that keeps only the fingerprint: {}."""
+def read_space(stored: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """The space that a store keeps in its metadata ``stored``; of one that keeps only the fingerprint: {}.
+
+    Raises:
+        EmbeddingSpaceMismatch: it says nothing about it, or what is no space.
+    """
+    if not isinstance(stored, Mapping) or FINGERPRINT_KEY not in stored:
+        problem = f"{where} does not say which embeddings it holds (no {FINGERPRINT_KEY})"
+        raise EmbeddingSpaceMismatch(f"{problem}; index its texts again into a new one")
     try:
         space = json.loads(stored.get(SPACE_KEY) or "{}")
     except (TypeError, ValueError):

@@ -12,18 +12,24 @@ except ModuleNotFoundError as error:
 
 from echo_chroma.collection import check_collection, collection_options, open_collection
 from echo_chroma.documents import Added, Synced, add_documents, sync_documents
+from echo_chroma.drift import fit_drift
 from echo_chroma.function import EchoEmbeddingFunction
+from echo_chroma.migrate import migrate
+from echo_chroma.migrating import MigratingSearch
 from echo_chroma.records import document_id
 from echo_chroma.store import open_client
 
 __all__ = [
     "Added",
     "EchoEmbeddingFunction",
+    "MigratingSearch",
     "Synced",
     "add_documents",
     "check_collection",
     "collection_options",
     "document_id",
+    "fit_drift",
+    "migrate",
     "open_client",
     "open_collection",
     "sync_documents",

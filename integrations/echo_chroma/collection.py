@@ -12,9 +12,10 @@ from typing import Any
 from chromadb.api import ClientAPI
 from chromadb.api.models.Collection import Collection
 
-from echo_chroma.function import EchoEmbeddingFunction
+from echo_chroma.function import EchoEmbeddingFunction, Model
 from echo_chroma.guard import check_drift, check_stored_space
 from echo_chroma.store import open_client, reaching
+from echo_chroma.switch import complete_switch
 from echo_core.config import EchoConfig, Runtime
 from echo_core.identity.space import space_metadata, space_of
 from echo_core.search import DriftMap
@@ -23,7 +24,7 @@ from echo_core.search import DriftMap
 def open_collection(
     client: ClientAPI | str | os.PathLike[str],
     name: str,
-    config: EchoConfig | str | os.PathLike[str] | None = None,
+    config: Model = None,
     runtime: Runtime | None = None,
     *,
     drift: DriftMap | None = None,
@@ -34,7 +35,8 @@ def open_collection(
         client: a folder, or any synchronous Chroma client. Only a folder may be new to two processes at once: with
             ``PersistentClient(folder)`` in both, one of them can die of Chroma's "table collections already exists".
         name: of the collection.
-        config: a whole EchoConfig, a model's name, folder or file, or None for the embedded default model.
+        config: a whole EchoConfig, a model's name, folder or file, or None for the embedded default model; or an
+            EchoEncoder that is loaded already.
         runtime: how texts are embedded; never stored.
         drift: leads from the vectors of ``config`` to those of a collection that another model or other options made;
             it is searched through the map, and not written to.
@@ -59,6 +61,8 @@ def open_for(function: EchoEmbeddingFunction, client: ClientAPI | str | os.PathL
         else:
             options = collection_options(function)
             collection = opened.get_or_create_collection(name, embedding_function=None, **options)
+            if complete_switch(opened, name):
+                collection = opened.get_collection(name, embedding_function=None)
         check_opened(collection, function)
         return opened.get_collection(name, embedding_function=function)
 

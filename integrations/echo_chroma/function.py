@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from chromadb.api.types import Documents, EmbeddingFunction
@@ -24,6 +24,8 @@ from echo_core.search import DriftMap
 if TYPE_CHECKING:
     from echo_core.encoder import EchoEncoder
 
+Model: TypeAlias = "EchoEncoder | EchoConfig | str | os.PathLike[str] | None"
+
 
 @register_embedding_function
 class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
@@ -40,7 +42,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
     def __init__(
         self,
-        config: EchoConfig | str | os.PathLike[str] | None = None,
+        config: Model = None,
         runtime: Runtime | None = None,
         *,
         weights: str | None = None,
@@ -50,7 +52,8 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
         Args:
             config: a whole EchoConfig, or a model's name, folder or file, or nothing for the embedded default model. A
-                model that is named alone gets the options that were measured best for it.
+                model that is named alone gets the options that were measured best for it. An EchoEncoder is used as
+                it is.
             runtime: device, dtype, batch size; never stored.
             weights: identity of the weights that the stored vectors were made with; set when Chroma rebuilds this.
             drift: leads to the vectors of an older collection, which is searched through it and takes no texts.
@@ -59,9 +62,11 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
             ConfigError: an option is unknown, of the wrong type or out of range.
             ModelError: there is no model of this name.
         """
-        name = config if config is None or isinstance(config, EchoConfig) else os.fspath(config)
+        self._given: Any = config if hasattr(config, "encode_queries") else None  # its class would import torch
+        given: Any = getattr(self._given, "config", config)
+        name = given if given is None or isinstance(given, EchoConfig) else os.fspath(given)
         self.config = with_absolute_model(name if isinstance(name, EchoConfig) else preset_for(name))
-        self.runtime = runtime or Runtime()
+        self.runtime = runtime or getattr(self._given, "runtime", None) or Runtime()
         self.drift = drift
         self._weights = weights
 
@@ -94,7 +99,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         """
         from echo_core import shared_encoder
 
-        encoder = shared_encoder(self.config, self.runtime)
+        encoder = self._given or shared_encoder(self.config, self.runtime)
         if self._weights is not None:
             where = "the collection that this embedding function comes from"
             check_space(space_metadata(self.space), encoder.space, where)

@@ -9,7 +9,14 @@ from typing import Any
 from chromadb.api.models.CollectionCommon import CollectionCommon
 
 from echo_chroma.stored import NAME, from_stored
-from echo_core.identity.space import FINGERPRINT_KEY, check_space, describe_space, space_metadata
+from echo_core.identity.space import (
+    FINGERPRINT_KEY,
+    check_space,
+    describe_space,
+    fingerprint,
+    read_space,
+    space_metadata,
+)
 from echo_core.search import DriftMap
 
 _FRAMES = 16  # from the function up to the collection's method; Chroma puts tracing and validation between them
@@ -23,6 +30,20 @@ def check_stored_space(collection: CollectionCommon[Any], space: Mapping[str, An
         ConfigError: the function stored in it cannot be read.
     """
     check_space(_stored_space(collection), space, f"Chroma collection {collection.name!r}{_made_with(collection)}")
+
+
+def holds(collection: CollectionCommon[Any], space: Mapping[str, Any]) -> bool:
+    """True if the collection says that it holds vectors of ``space``."""
+    return (_stored_space(collection) or {}).get(FINGERPRINT_KEY) == fingerprint(space)
+
+
+def stored_space(collection: CollectionCommon[Any]) -> dict[str, Any]:
+    """The space of the collection's vectors.
+
+    Raises:
+        EmbeddingSpaceMismatch: the collection does not say it.
+    """
+    return read_space(_stored_space(collection), f"Chroma collection {collection.name!r}")
 
 
 def check_drift(collection: CollectionCommon[Any], space: Mapping[str, Any], drift: DriftMap) -> None:

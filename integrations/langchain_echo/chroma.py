@@ -22,6 +22,7 @@ from echo_chroma.documents import BATCH
 from echo_chroma.records import Record, read_records
 from echo_chroma.run import batches
 from echo_chroma.store import open_store, reaching
+from echo_chroma.switch import complete_switch
 from echo_chroma.vectors import check_distance, cosines_of, distance_of, put_vectors
 from echo_core import EchoError
 from echo_core.errors import TextError
@@ -78,6 +79,8 @@ class EchoChroma(Chroma):
         with reaching(collection_name, "nothing was changed"):
             make = partial(super().__init__, collection_name, embedding_function, **chroma)
             open_store(str(chroma.get("persist_directory")), make)
+            if drift is None and complete_switch(self._client, collection_name):
+                self._chroma_collection = self._client.get_collection(collection_name)
         check_opened(self._collection, function)
         check_distance(distance_of(self._collection), function, collection_name)
 
