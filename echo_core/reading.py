@@ -1,8 +1,4 @@
-"""The half of an encoder that lets people look into it.
-
-Tokens, the words that a vector reads as, and why a document was
-found.
-"""
+"""The half of an encoder that lets people look into it: tokens, words of a vector, and why a document was found."""
 
 from __future__ import annotations
 
@@ -30,6 +26,7 @@ from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_text
 from echo_core.pipeline import Pipeline
 from echo_core.text.casing import as_said
 from echo_core.text.inputs import Variables, check_collection, check_text, is_blank
+from echo_core.text.kept import Kept, keep_rows
 from echo_core.text.rows import Row
 
 log = logging.getLogger("echo_core")
@@ -52,6 +49,12 @@ class Reading:
         token = self._engine.tokenizer.token
         rows = _rows_of(self._pipeline(role), check_text(text, 0), instruction, variables)
         return "\n".join(row.marked([repr(token(int(i)))[1:-1] for i in row.ids]) for row in rows)
+
+    def count_tokens(
+        self, texts: Iterable[str], role: str = "document", *, instruction: str | None = None
+    ) -> list[int]:
+        """Tokens that the model is given for each of N texts, prompt and sayings in all windows; nothing is run."""
+        return self._kept(texts, role, instruction, None).tokens()
 
     def words(
         self,
@@ -133,18 +136,11 @@ class Reading:
         """
         check_choice("pooling", pooling, (*POOLINGS, None))
         read = range(1, self.layers + 1) if layers is None else layers
-        prompts, checked = (
-            self._pipeline(role).prompts,
-            [check_text(t, i) for i, t in enumerate(check_collection(texts))],
-        )
-        kept = [i for i, text in enumerate(checked) if not is_blank(text, i, self.config.empty)]
-        values = self._pipeline(role).values(len(checked), instruction, variables)
-        chosen = {name: [column[i] for i in kept] for name, column in values.items()}
-        rows = prompts.tokenise([checked[i] for i in kept], chosen).rows
-        states = _states_at(self._engine.runner, rows, read, pooling or self.config.pooling)
-        spans = [span for row in rows for span in row.spans]
-        vectors = np.zeros((len(read), len(checked), states.shape[-1]), dtype=np.float32)
-        vectors[:, kept] = [join_spans(layer, spans, len(kept)) for layer in states]
+        kept = self._kept(texts, role, instruction, variables)
+        states = _states_at(self._engine.runner, kept.rows, read, pooling or self.config.pooling)
+        spans = [span for row in kept.rows for span in row.spans]
+        vectors = np.zeros((len(read), kept.count, states.shape[-1]), dtype=np.float32)
+        vectors[:, kept.places] = [join_spans(layer, spans, len(kept.places)) for layer in states]
         return vectors
 
     def statistics(self) -> Statistics:
@@ -174,6 +170,11 @@ class Reading:
         if merged:
             return [merge_tokens(tokens, weights)[:k] for tokens, weights in found]
         return [[Word(t, w, (t,)) for t, w in zip(tokens, weights, strict=True)] for tokens, weights in found]
+
+    def _kept(self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None) -> Kept:
+        pipeline, checked = self._pipeline(role), [check_text(t, i) for i, t in enumerate(check_collection(texts))]
+        values = pipeline.values(len(checked), instruction, variables)
+        return keep_rows(pipeline.prompts, checked, values, self.config.empty)
 
     def _needs_instruction(self, role: str) -> bool:
         return "instruction" in self._pipelines[role].prompts.template.variables

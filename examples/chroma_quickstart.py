@@ -17,26 +17,25 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from chromadb import Collection
 
 from echo_chroma import Synced, open_collection, sync_documents
+from echo_chroma.folder import read_folder
 from echo_core import EchoConfig, EchoError, EmbeddingSpaceMismatch
 from echo_core.identity.checkpoint import CONFIG_FILE, DEFAULT_MODEL, load_config
 
 DATA = Path(__file__).resolve().parent / "data"
 SHOWN = (0, 4, 12, 20, 28, 36)  # of the sample questions
-PASSAGE = 1000  # characters: a passage is whole paragraphs up to this length
 
 
 def main() -> None:
     """Read, index, ask, print."""
     options = parse_options()
     config = choose_model(options.model)
-    texts, sources = read_folder(options.folder)
+    texts, sources = read_folder(options.folder, say_left_out)
     if not texts:
         raise EchoError(f"{options.folder} holds no .md or .txt file with text in it")
 
@@ -56,38 +55,9 @@ def main() -> None:
         print('\nAsk it something: --ask "your question"')
 
 
-def read_folder(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The passages of every .md and .txt file in the folder, and file, title and place of each."""
-    texts, sources = [], []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".md", ".txt")):
-        name = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in name.parts):
-            continue
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (UnicodeDecodeError, OSError) as error:
-            reason = "it is not UTF-8 text; convert it" if isinstance(error, UnicodeDecodeError) else error.strerror
-            print(f"Left out {name}: {reason}", file=sys.stderr)
-            continue
-        heading = re.search(r"^#+ +(.+)", text, re.MULTILINE)
-        title = heading[1].strip() if heading else path.stem
-        for position, passage in enumerate(split_passages(text)):
-            texts.append(passage)
-            sources.append({"source": name.as_posix(), "title": title, "position": position})
-    return texts, sources
-
-
-def split_passages(text: str) -> Iterator[str]:
-    """Whole paragraphs, as many as fit into PASSAGE characters; a longer paragraph is cut between words."""
-    passage = ""
-    for paragraph in re.split(r"\n\s*\n", text.strip()):
-        for piece in re.findall(rf"(?s).{{1,{PASSAGE}}}(?!\S)|.{{{PASSAGE}}}", paragraph):
-            if passage and len(passage) + len(piece) + 2 > PASSAGE:
-                yield passage
-                passage = ""
-            passage = f"{passage}\n\n{piece.strip()}".strip()
-    if passage:
-        yield passage
+def say_left_out(name: Path, reason: str) -> None:
+    """Name a file that cannot be read."""
+    print(f"Left out {name}: {reason}", file=sys.stderr)
 
 
 def choose_model(model: str | None) -> EchoConfig | str | None:

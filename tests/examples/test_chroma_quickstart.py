@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from echo_chroma.folder import read_folder
 from echo_core import EchoConfig, EchoEncoder, EchoError, EmbeddingSpaceMismatch, EmptyTextError
 from echo_core.identity.checkpoint import DEFAULT_MODEL
 
@@ -139,7 +140,7 @@ def test_hidden_folders_and_other_files_are_left_alone(quickstart, notes):
     (notes / "image.png").write_bytes(b"\x89PNG")
     (notes / "folder.md").mkdir()
     (notes / "blank.md").write_text(" \n\n ")
-    assert {place["source"] for place in quickstart.read_folder(notes)[1]} == {"tea.md", "deep/bread.txt"}
+    assert {place["source"] for place in read_folder(notes)[1]} == {"tea.md", "deep/bread.txt"}
 
 
 def test_a_folder_without_text_is_an_error(run, tmp_path):
@@ -185,14 +186,6 @@ def test_a_package_without_a_default_model_says_what_to_do(run, quickstart, note
 def test_a_saved_encoders_own_options_are_used(quickstart, tiny_llama, tmp_path):
     EchoEncoder(EchoConfig(str(tiny_llama), pooling="last", max_tokens=64)).save(tmp_path / "saved")
     assert quickstart.choose_model(str(tmp_path / "saved")).pooling == "last"
-
-
-def test_passages_are_whole_paragraphs_and_lose_no_word(quickstart):
-    text = "\n\n".join([f"paragraph {i} " + "word " * (i * 20 % 190) for i in range(40)] + ["long " * 900, "x" * 2500])
-    passages = list(quickstart.split_passages(text))
-    assert max(map(len, passages)) <= quickstart.PASSAGE
-    assert "".join(" ".join(passages).split()) == "".join(text.split())
-    assert sum(map(len, passages)) / len(passages) > quickstart.PASSAGE / 2
 
 
 def test_the_shown_questions_exist(quickstart):

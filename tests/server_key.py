@@ -1,0 +1,3 @@
+"""The key of the server that the tests start."""
+
+KEY = "s3cret"
