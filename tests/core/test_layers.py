@@ -13,8 +13,8 @@ import pytest
 import echo_core
 
 CORE = Path(echo_core.__file__).parent
-FRAMEWORKS = {"langchain_core", "langchain", "llama_index", "sentence_transformers", "chromadb", "ray"}
-INTEGRATIONS = {"langchain_echo", "echo_sentence_transformers", "echo_chroma", "echo_ray"}
+FRAMEWORKS = {"langchain_core", "langchain", "llama_index", "sentence_transformers", "chromadb", "ray", "fastapi"}
+INTEGRATIONS = {"langchain_echo", "echo_sentence_transformers", "echo_chroma", "echo_ray", "echo_server"}
 
 
 def imported(path: Path) -> set[str]:

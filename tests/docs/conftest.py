@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +56,27 @@ def save_adapter(name: str, base: Path, folder: Path) -> None:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="float32"), options)
     model.peft_config["default"].base_model_name_or_path = name
     model.save_pretrained(folder / "adapter")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The host and port of an echo-server of the embedded model, in a thread."""
+    import uvicorn
+
+    from echo_core import Runtime
+    from echo_server import create_app
+
+    app = create_app(runtime=Runtime(device="cpu", dtype="float32"))
+    served = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=served.run)
+    thread.start()
+    while not served.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    host, port = served.servers[0].sockets[0].getsockname()[:2]
+    yield f"{host}:{port}"
+    served.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

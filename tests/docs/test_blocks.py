@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "text", "console"}  # run; what it prints; commands, which test_commands.py looks at
 READ_BY = {'.gguf")': "gguf", '"adapter")': "peft"}  # what a page opens without an import of its own
+SERVED = "127.0.0.1:8080"  # where echo-server listens; a page's code meets the tests' own there
 _PRINTED = "__printed__"  # the page's name for what its last block printed and no text block has shown yet
+_SERVER = "__server__"  # and for where the tests' server listens
 
 
 def run_python(example: Example) -> None:
@@ -41,7 +43,7 @@ def run_python(example: Example) -> None:
 
 def compiled(example: Example) -> CodeType:
     """The block's code, with its line numbers in the page; ``await`` may stand at the top."""
-    source = "\n" * example.line + example.parsed
+    source = "\n" * example.line + example.parsed.replace(SERVED, example.namespace.get(_SERVER, SERVED))
     return compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
@@ -87,10 +89,12 @@ def found(module: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page, workplace):
+def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page, workplace, request):
     document = Document.parse(str(page), *PARSERS)
     if lacking := missing_packages(document):
         pytest.skip(f"not installed: {', '.join(sorted(lacking))}")
+    if SERVED in "".join(str(example.parsed) for example in document.examples()):
+        document.namespace[_SERVER] = request.getfixturevalue("server")
     evaluate(document)
 
 

@@ -11,14 +11,21 @@ from nasty_texts import PLAIN
 from echo_core import EmptyTextError, UnencodableTextError
 
 
-def test_the_tokens_of_a_text_are_those_that_the_model_runs_in_all_windows(tiny_llama: Path):
-    encoder = encoder_of(tiny_llama, max_tokens=32)
-    for text in (*PLAIN, LONG):
+def test_the_tokens_of_a_text_are_those_that_the_model_runs(tiny_llama: Path):
+    encoder = encoder_of(tiny_llama, max_tokens=128)
+    for text in PLAIN:
         before = encoder.statistics()
         encoder.encode_documents([text])
         after = encoder.statistics()
         ran = after.tokens - after.padding - before.tokens + before.padding
         assert encoder.count_tokens([text]) == [ran]
+
+
+def test_all_windows_of_a_long_text_count(tiny_llama: Path):
+    encoder = encoder_of(tiny_llama, max_tokens=32)
+    windows = encoder.explain_tokens(LONG).splitlines()
+    assert len(windows) > 2
+    assert encoder.count_tokens([LONG]) == [sum(line.count("|") + line.count("[[") + 1 for line in windows)]
     assert encoder.count_tokens([LONG, PLAIN[0]]) == [*encoder.count_tokens([LONG]), *encoder.count_tokens(PLAIN[:1])]
 
 
