@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from echo_core.config import ROLES
 from echo_core.errors import ConfigError, check_choice
 from echo_core.identity.space import describe_space
 from echo_core.methods.finish import Vectors, finish, raw_config
-from echo_core.methods.sparse import needs_words, own_words, sparse_rows, to_csr
+from echo_core.methods.key_tokens import SHARED
+from echo_core.methods.sparse import needs_words, own_words, sparse_rows
+from echo_core.methods.sparse_matrix import to_csr
 from echo_core.reading import Reading
 from echo_core.sparse_options import SparseOptions
 from echo_core.text.inputs import Variables, check_collection, check_text
@@ -84,12 +89,35 @@ class Sparse(Reading):
         dense = finish(states, self.config, self._pipelines[role].basis, role)
         return dense, self._sparse(listed, states, role, options)
 
+    def fit_sparse(
+        self, documents: Iterable[str], queries: Iterable[str] | None = None, options: SparseOptions = DEFAULT
+    ) -> SparseOptions:
+        """The options with what these texts share in place of what a sample's texts share.
+
+        Args:
+            documents: some hundred texts of the corpus that is to be searched.
+            queries: some hundred queries, which then lose what they share themselves; None: what the documents share.
+            options: the others.
+
+        Raises:
+            ConfigError: fewer than two texts.
+        """
+        own = None if queries is None else self._shared_by(queries, "query", options)
+        return dataclasses.replace(options, shared=self._shared_by(documents, "document", options), query_shared=own)
+
+    def _shared_by(self, texts: Iterable[str], role: str, options: SparseOptions) -> tuple[float, ...]:
+        _, states = self._stated(texts, role, None, None)
+        if len(states) < 2:
+            rule = "must be fitted on two texts or more, better some hundred"
+            raise ConfigError(f"shared {rule}, got {len(states)}")
+        return tuple(round(float(x), 6) for x in SHARED[options.taken_out](states))
+
     def sparse_space(self, options: SparseOptions = DEFAULT) -> dict[str, Any]:
         """What must be equal for two sparse vectors to be compared: the states' space, and the options.
 
         What is done to dense vectors at last (centre, filter, cut, unit length) does not count.
         """
-        return {**describe_space(raw_config(self.config), self._engine.weights), "sparse": options.to_dict()}
+        return {**describe_space(raw_config(self.config), self._engine.weights), "sparse": options.describe()}
 
     def _stated(
         self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None
@@ -106,5 +134,15 @@ class Sparse(Reading):
         own = None
         if needs_words(options, role):
             own = self._engine.tokenizer.encode([own_words(text) for text in texts], continuing=True)
-        rows = sparse_rows(self._own_part(states, role, options.taken_out), own, self._head, options, role)
+        rows = sparse_rows(self._without_shared(states, role, options), own, self._head, options, role)
         return to_csr(rows, len(self._head))
+
+    def _without_shared(self, states: Vectors, role: str, options: SparseOptions) -> Vectors:
+        shared = options.shared_of(role)
+        if shared is None:
+            return self._own_part(states, role, options.taken_out)
+        if len(shared) != states.shape[1]:
+            raise ConfigError(
+                f"shared must have {states.shape[1]} numbers for this model, got {len(shared)}; fit again"
+            )
+        return np.asarray((states - np.asarray(shared, dtype=np.float32)) * states.any(axis=1, keepdims=True))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from echo_core.config import check_fields
-from echo_core.errors import check_choice, check_integer
+from echo_core.errors import ConfigError, check_choice, check_integer
 
 TOKENS = ("aligned", "text")
 QUERIES = ("alike", "expanded")
@@ -25,6 +28,8 @@ class SparseOptions:
     queries: str = "alike"  # of QUERIES: as documents; or its own words and its aligned tokens, each weighing 1
     idf: bool = False  # an index weighs a query's tokens by how few of its documents have them
     taken_out: str = "mean"  # of TAKEN_OUT: what all texts share
+    shared: tuple[float, ...] | None = field(default=None, repr=False)  # it, as fit_sparse found it; None: a sample's
+    query_shared: tuple[float, ...] | None = field(default=None, repr=False)  # the queries' own; None: as ``shared``
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -39,10 +44,25 @@ class SparseOptions:
         check_choice("queries", self.queries, QUERIES)
         check_choice("idf", self.idf, (True, False))
         check_choice("taken_out", self.taken_out, TAKEN_OUT)
+        for name in ("shared", "query_shared"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _checked_numbers(name, getattr(self, name)))
 
     def count(self, role: str) -> int:
         """Tokens of a text of this role."""
         return self.k if role == "document" or self.query_k is None else self.query_k
+
+    def shared_of(self, role: str) -> tuple[float, ...] | None:
+        """What texts of a role share, D numbers; None: what a sample's share."""
+        return self.query_shared or self.shared if role == "query" else self.shared
+
+    def describe(self) -> dict[str, Any]:
+        """What must be equal for two sparse vectors to be compared: the fields that are set, numbers as their hash."""
+        fields = {name: value for name, value in self.to_dict().items() if value is not None}
+        for name in ("shared", "query_shared"):
+            if name in fields:
+                fields[name] = hashlib.sha256(json.dumps(fields[name]).encode()).hexdigest()[:16]
+        return fields
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON types."""
@@ -57,3 +77,11 @@ class SparseOptions:
         """
         check_fields(cls, fields)
         return cls(**fields)
+
+
+def _checked_numbers(name: str, value: object) -> tuple[float, ...]:
+    given = value if isinstance(value, list | tuple) else ()
+    if not given or not all(isinstance(x, float | int) and math.isfinite(x) for x in given):
+        rule = "must be a tuple of finite numbers, as EchoEncoder.fit_sparse gives it"
+        raise ConfigError(f"{name} {rule}, got {str(value)[:60]}")
+    return tuple(map(float, given))

@@ -1,14 +1,12 @@
 """Sparse vectors: the tokens that a state is aligned with (arXiv 2406.17378), as a row over the model's vocabulary.
 
-A row's weights are log(1 + relu(score)), as SPLADE's. Every form gives rows of (ids, weights) first; ``to_csr`` makes a
-matrix of scipy of them, which is imported there and nowhere else.
+A row's weights are log(1 + relu(score)), as SPLADE's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,12 +15,8 @@ from torch import Tensor
 
 from echo_core.methods.finish import Vectors
 from echo_core.methods.key_tokens import top_tokens
+from echo_core.methods.sparse_matrix import Row
 from echo_core.sparse_options import SparseOptions
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
-Row = tuple[NDArray[np.int64], NDArray[np.float32]]  # the ids of M tokens, each once, and their weights
 
 TEXTS = 512  # whose scores are there at one time
 PROMPTREPS_SCALE = 100  # of its weights, which it rounds to whole numbers
@@ -97,43 +91,3 @@ def _own_row(vector: NDArray[np.float32], own: Sequence[int], head: Tensor, coun
 def _expanded(aligned: Row, own: Sequence[int]) -> Row:
     ids = np.union1d(aligned[0], np.asarray(own, dtype=np.int64))
     return ids, np.ones(len(ids), dtype=np.float32)
-
-
-def to_csr(rows: Iterable[Row], vocabulary: int) -> csr_array:
-    """The rows as a matrix (N, V) float32 of scipy, the ids of each in rising order.
-
-    Raises:
-        ImportError: scipy is not installed.
-    """
-    sparse = import_scipy()
-    listed = list(rows)
-    indptr = np.cumsum([0, *(len(ids) for ids, _ in listed)])
-    ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in listed)])
-    weights = np.concatenate([np.zeros(0, np.float32), *(weights for _, weights in listed)])
-    small = np.int32 if len(ids) < 2**31 else np.int64
-    matrix = sparse.csr_array((weights, ids.astype(small), indptr.astype(small)), shape=(len(listed), vocabulary))
-    matrix.sort_indices()
-    return matrix
-
-
-def inverse_document_frequency(documents: Any) -> NDArray[np.float32]:
-    """BM25's weight of each of V tokens, float32: log(1 + (N - n + 0.5) / (n + 0.5)), n documents of N having it.
-
-    Args:
-        documents: (N, V), sparse.
-    """
-    have = np.asarray((documents > 0).sum(axis=0)).ravel()
-    return np.asarray(np.log1p((documents.shape[0] - have + 0.5) / (have + 0.5)), dtype=np.float32)
-
-
-def import_scipy() -> Any:
-    """``scipy.sparse``.
-
-    Raises:
-        ImportError: it is not installed; names the extra.
-    """
-    try:
-        import scipy.sparse
-    except ModuleNotFoundError as error:
-        raise ImportError("sparse vectors need scipy; install it with: pip install 'echo-embed[hybrid]'") from error
-    return scipy.sparse

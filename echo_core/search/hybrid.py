@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.errors import ConfigError
+from echo_core.errors import ConfigError, check_choice, check_integer
 
 Scores = NDArray[np.floating]
 RANK_CONSTANT = 60.0  # of reciprocal rank fusion, as in its paper (Cormack, Clarke and Büttcher, SIGIR 2009)
@@ -62,6 +63,73 @@ def fuse_scores(parts: Sequence[Scores], weights: Sequence[float] | None = None,
         raise ConfigError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
     scaled = [weight * SCALES[scale](part) for part, weight in zip(parts, _weights(weights, len(parts)), strict=True)]
     return np.asarray(sum(scaled))
+
+
+PARTS = ("dense", "bm25", "key_tokens")
+RANKS = "ranks"  # as a scale: reciprocal ranks instead of scores
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Which rankings are fused, how much each counts, and how; one that counts 0 is not made."""
+
+    dense: float = 1.0  # cosines of the vectors
+    bm25: float = 0.5  # words as they are written
+    key_tokens: float = 0.0  # sparse vectors: the words that vectors read as
+    scale: str = "z"  # of SCALES, or RANKS
+    candidates: int = 100  # the best documents of each ranking are looked at, no others
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: a field is of the wrong type or out of range, or nothing counts.
+        """
+        for part in PARTS:
+            weight = getattr(self, part)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+                raise ConfigError(f"{part} must be a weight of at least 0, got {weight!r}")
+        check_choice("scale", self.scale, (*SCALES, RANKS))
+        check_integer("candidates", self.candidates, 1)
+        if not self.weights:
+            raise ConfigError("one of dense, bm25 and key_tokens must be above 0, got 0 for all")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The rankings that count, with their weights."""
+        return {part: getattr(self, part) for part in PARTS if getattr(self, part) > 0}
+
+
+def fuse_candidates(scores: Mapping[str, Scores], fusion: Fusion) -> Scores:
+    """The fused scores (C,) of one query's C candidates.
+
+    Args:
+        scores: of each of the fusion's rankings, (C,). By ranks, a document without a word in common (0) has no rank.
+        fusion: weights and scale.
+    """
+    weights = [fusion.weights[part] for part in scores]
+    if fusion.scale != RANKS:
+        return np.asarray(fuse_scores([line[None] for line in scores.values()], weights, fusion.scale)[0])
+    fused = np.zeros(len(next(iter(scores.values()))))
+    for (part, line), weight in zip(scores.items(), weights, strict=True):
+        places = np.empty(len(line), dtype=np.int64)
+        places[np.argsort(-line, kind="stable")] = np.arange(1, len(line) + 1)
+        fused += np.where((line > 0) | (part == "dense"), weight / (RANK_CONSTANT + places), 0)
+    return fused
+
+
+def best(scores: Scores, count: int, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
+    """The places of the ``count`` best of N scores (N,) that are above 0, best first; fewer, where fewer are.
+
+    Args:
+        scores: (N,).
+        count: how many.
+        allowed: (N,), which may be given; None: all.
+    """
+    places = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
+    if len(places) > count:
+        places = places[np.argpartition(-scores[places], count - 1)[:count]]
+    return places[np.argsort(-scores[places], kind="stable")]
 
 
 def _weights(given: Sequence[float] | None, count: int) -> Sequence[float]:

@@ -14,14 +14,17 @@ from echo_chroma.collection import check_collection, collection_options, open_co
 from echo_chroma.documents import Added, Synced, add_documents, sync_documents
 from echo_chroma.drift import fit_drift
 from echo_chroma.function import EchoEmbeddingFunction
+from echo_chroma.hybrid import hybrid_query
 from echo_chroma.migrate import migrate
 from echo_chroma.migrating import MigratingSearch
 from echo_chroma.records import document_id
+from echo_chroma.sparse_function import EchoSparseEmbeddingFunction
 from echo_chroma.store import open_client
 
 __all__ = [
     "Added",
     "EchoEmbeddingFunction",
+    "EchoSparseEmbeddingFunction",
     "MigratingSearch",
     "Synced",
     "add_documents",
@@ -29,6 +32,7 @@ __all__ = [
     "collection_options",
     "document_id",
     "fit_drift",
+    "hybrid_query",
     "migrate",
     "open_client",
     "open_collection",

@@ -31,7 +31,7 @@ class Run:
         check_integer("batch_size", batch_size, 1)
         self.counts: Counter[str] = Counter()  # by the fields of Synced
         self._collection, self._batch_size, self._dry_run = collection, batch_size, dry_run
-        self._function = _function_of(collection)
+        self._function = function_of(collection)
         self._function.check_writes()
         check_stored_space(collection, self._function.space)
         self._seen: dict[str, int] = {}  # id → number of its first record
@@ -118,7 +118,7 @@ def batches(records: Iterable[Record], count: int) -> Iterator[list[Record]]:
         yield batch
 
 
-def _function_of(collection: Collection) -> EchoEmbeddingFunction:
+def function_of(collection: Collection) -> EchoEmbeddingFunction:
     """The function that the collection was opened with, else the one rebuilt from its stored config."""
     function = collection._embedding_function
     if not isinstance(function, EchoEmbeddingFunction):

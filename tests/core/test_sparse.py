@@ -73,6 +73,35 @@ def test_blank_texts_have_empty_rows_where_they_may_be(tiny_llama: Path):
         encoder_of(tiny_llama).encode_sparse_queries([" "])
 
 
+def test_what_a_corpus_shares_is_taken_out_where_it_was_fitted(encoder: EchoEncoder):
+    raw = encoder.raw()
+    means = raw.encode_documents(PLAIN).mean(axis=0), raw.encode_queries(PLAIN[:2]).mean(axis=0)
+    fitted = encoder.fit_sparse(PLAIN, PLAIN[:2], SparseOptions(k=6))
+    assert fitted.k == 6
+    for role, mean, state in zip(
+        ("document", "query"),
+        means,
+        (raw.encode_documents([PLAIN[0]])[0], raw.encode_queries([PLAIN[0]])[0]),
+        strict=True,
+    ):
+        _, rows = encoder.encode_both([PLAIN[0]], role, fitted)
+        best = np.sort(np.log1p(np.maximum(encoder._head.double().numpy() @ (state - mean), 0)))[::-1][:6]
+        assert np.sort(rows.data)[::-1].tolist() == pytest.approx(best.tolist(), abs=1e-3)
+    assert SparseOptions.from_dict(fitted.to_dict()) == fitted
+    assert fingerprint(encoder.sparse_space(fitted)) != fingerprint(encoder.sparse_space(SparseOptions(k=6)))
+    alone = encoder.fit_sparse(PLAIN)
+    assert alone.shared_of("query") == alone.shared_of("document")
+
+
+def test_what_cannot_be_fitted_or_does_not_fit_is_refused(encoder: EchoEncoder):
+    with pytest.raises(ConfigError, match="shared must be fitted on two texts or more, better some hundred, got 1"):
+        encoder.fit_sparse(PLAIN[:1])
+    with pytest.raises(ConfigError, match="shared must have 32 numbers for this model, got 2; fit again"):
+        encoder.encode_sparse_documents(PLAIN, SparseOptions(shared=(1.0, 2.0)))
+    with pytest.raises(ConfigError, match="query_shared must be a tuple of finite numbers"):
+        SparseOptions(query_shared=(float("nan"),))
+
+
 def test_states_that_the_lm_head_cannot_read_are_refused(tiny_llama: Path):
     """On Gemma 3 270M the states three layers before the end find 19 % through the head, the last ones 92 %."""
     with pytest.raises(ConfigError, match=r"layer must be -1 for sparse.*got -2; EchoConfig\(model, layer=-1\)"):

@@ -11,12 +11,8 @@ from hypothesis import strategies as st
 import echo_core.methods.sparse
 from echo_core.errors import ConfigError
 from echo_core.methods.key_tokens import SHARED
-from echo_core.methods.sparse import (
-    inverse_document_frequency,
-    own_words,
-    sparse_rows,
-    to_csr,
-)
+from echo_core.methods.sparse import own_words, sparse_rows
+from echo_core.methods.sparse_matrix import inverse_document_frequency, to_csr
 from echo_core.sparse_options import TAKEN_OUT, SparseOptions
 
 pytest.importorskip("scipy")

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, StoreError
+from echo_core.methods.sparse_matrix import inverse_document_frequency
+from echo_core.search.arrays import map_arrays
+from echo_core.search.key_token_index import KeyTokenIndex
+
+sparse = pytest.importorskip("scipy.sparse")
+
+SPACE = {"weights": "some", "sparse": {"k": 8, "idf": False}}
+IDF = {"weights": "some", "sparse": {"k": 8, "idf": True}}
+
+
+def rows_of(count: int, seed: int = 0, vocabulary: int = 30):
+    chance = np.random.default_rng(seed)
+    dense = chance.random((count, vocabulary)) * (chance.random((count, vocabulary)) < 0.3)
+    return sparse.csr_array(dense.astype(np.float32))
+
+
+def by_id(index: KeyTokenIndex, queries) -> list[dict[str, float]]:
+    return [dict(zip(index.ids, line.tolist(), strict=True)) for line in index.scores(queries)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "remove", "look", "store"]), st.integers(0, 2**16)), max_size=12))
+def test_whatever_is_added_and_removed_scores_are_those_of_a_dictionary(tmp_path_factory, steps):
+    index, plain = KeyTokenIndex(SPACE), {}
+    queries = rows_of(3, seed=99)
+    for action, seed in steps:
+        chance = np.random.default_rng(seed)
+        names = [f"d{i}" for i in chance.permutation(8)[: chance.integers(1, 5)]]
+        if action == "add":
+            rows = rows_of(len(names), seed)
+            index.add(names, rows)
+            plain.update(zip(names, rows.toarray(), strict=True))
+        elif action == "remove":
+            gone = [name for name in names if name in plain]
+            index.remove(gone)
+            plain = {name: row for name, row in plain.items() if name not in gone}
+        elif action == "store":
+            path = tmp_path_factory.mktemp("index") / "words.safetensors"
+            index.save(path)
+            index = KeyTokenIndex.load(path, SPACE)
+        assert len(index) == len(plain)
+        if action == "look":
+            assert_same(index, plain, queries)
+    assert_same(index, plain, queries)
+
+
+def assert_same(index, plain, queries):
+    assert set(index.ids) == set(plain) == {name for name in plain if name in index}
+    for found, query in zip(by_id(index, queries), queries.toarray(), strict=True):
+        assert found == pytest.approx({name: float(row @ query) for name, row in plain.items()}, abs=1e-5)
+
+
+def test_rare_tokens_of_a_query_weigh_more_where_the_space_says_so():
+    rows, queries = rows_of(6), rows_of(2, seed=1)
+    index = KeyTokenIndex(IDF)
+    index.add("abcdef", rows)
+    weighed = queries.toarray() * inverse_document_frequency(rows)
+    assert np.allclose(index.scores(queries), weighed @ rows.toarray().T, atol=1e-5)
+
+
+def test_a_loaded_index_lies_on_the_disk_until_it_is_used(tmp_path):
+    index = KeyTokenIndex(SPACE)
+    index.add(["a", "b"], rows_of(2))
+    index.save(tmp_path / "words.safetensors")
+    loaded = KeyTokenIndex.load(tmp_path / "words.safetensors", SPACE)
+    base = loaded._columns.data
+    while base.base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    assert not loaded._columns.data.flags.writeable
+    loaded.add(["c"], rows_of(1, seed=5))  # what is mapped is not written to
+    assert len(loaded.ids) == 3
+    assert len(KeyTokenIndex.load(tmp_path / "words.safetensors", SPACE)) == 2
+
+
+def test_an_index_of_another_space_is_refused(tmp_path):
+    KeyTokenIndex(SPACE).save(tmp_path / "words.safetensors")
+    with pytest.raises(EmbeddingSpaceMismatch, match=r"words\.safetensors holds vectors of another space \(sparse"):
+        KeyTokenIndex.load(tmp_path / "words.safetensors", IDF)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "wrong columns"])
+def test_a_damaged_file_is_told(tmp_path, damage):
+    path = tmp_path / "words.safetensors"
+    index = KeyTokenIndex(SPACE)
+    index.add(["a", "b"], rows_of(2))
+    index.save(path)
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[:-9])
+    elif damage == "foreign":
+        path.write_bytes(b"not an index")
+    else:
+        arrays, _ = map_arrays(path)
+        place = content.index(arrays["indices"].tobytes())
+        path.write_bytes(content[:place] + b"\xff\xff\xff\x7f" + content[place + 4 :])
+    with pytest.raises(StoreError, match="build it again"):
+        KeyTokenIndex.load(path, SPACE)
+
+
+def test_what_does_not_fit_is_refused():
+    index = KeyTokenIndex(SPACE)
+    index.add(["a", "b"], rows_of(2))
+    with pytest.raises(ConfigError, match="ids must be one for each of 2 rows, each once, got 1 distinct"):
+        index.add(["c", "c"], rows_of(2))
+    with pytest.raises(ConfigError, match="rows must have the index's 30 columns, got 31"):
+        index.add(["c"], rows_of(1, vocabulary=31))
+    with pytest.raises(ConfigError, match="rows must have the index's 30 columns, got 29"):
+        index.scores(rows_of(1, vocabulary=29))
+    with pytest.raises(ConfigError, match=r"ids must be in the index, got \['x'\]"):
+        index.remove(["a", "x"])
+    assert len(index) == 2
+
+
+def test_an_empty_index_finds_nothing():
+    assert KeyTokenIndex(SPACE).scores(rows_of(2)).shape == (2, 0)
