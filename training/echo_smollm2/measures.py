@@ -1,0 +1,69 @@
+"""What is measured while training: similarity and retrieval on development sets, never trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from model import Student
+from scipy.stats import spearmanr
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Pairs of sentences with people's scores."""
+
+    scores: list[float]
+    first: list[str]
+    second: list[str]
+
+    @classmethod
+    def of(cls, path: Path) -> Similar:
+        """STS-Benchmark's files: score and two sentences in the fifth to seventh of tab-separated columns."""
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [line.split("\t")[4:7] for line in lines if line.count("\t") >= 6]
+        return cls([float(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+
+    def spearman(self, student: Student) -> float:
+        """Spearman correlation x 100 of cosines with the scores; sentences are said as documents."""
+        vectors = student.encode(self.first + self.second, "document")
+        count = len(self.first)
+        cosines = (vectors[:count] * vectors[count:]).sum(1)
+        return 100 * float(spearmanr(cosines.cpu().numpy(), self.scores).statistic)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Documents, questions and which answers which."""
+
+    documents: list[str]
+    queries: list[str]
+    relevant: list[list[int]]
+
+    @classmethod
+    def of(cls, folder: Path) -> Retrieval:
+        """The files of BEIR's form: corpus.jsonl, queries.jsonl and qrels.jsonl."""
+        corpus, queries, judged = (
+            [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+            for name in ("corpus", "queries", "qrels")
+        )
+        place = {record["_id"]: number for number, record in enumerate(corpus)}
+        relevant: dict[str, list[int]] = {}
+        for judgement in judged:
+            if judgement["score"] > 0:
+                relevant.setdefault(judgement["query-id"], []).append(place[judgement["corpus-id"]])
+        asked = [record for record in queries if record["_id"] in relevant]
+        return cls([r["text"] for r in corpus], [r["text"] for r in asked], [relevant[r["_id"]] for r in asked])
+
+    def ndcg(self, student: Student) -> float:
+        """Mean nDCG@10 x 100 with judgements of 0 or 1."""
+        scores = student.encode(self.queries, "query") @ student.encode(self.documents, "document").T
+        best = scores.topk(10).indices.cpu().numpy()
+        discounts = 1 / np.log2(np.arange(2, 12))
+        gains = [
+            (np.isin(row, right) * discounts).sum() / discounts[: len(right)].sum()
+            for row, right in zip(best, self.relevant, strict=True)
+        ]
+        return 100 * float(np.mean(gains))
