@@ -190,6 +190,7 @@ class Runtime:
     token_budget: int | None = None  # tokens of a batch, with padding, without a shared prefix; None: by the device
     attention: str = "auto"  # of ATTENTIONS: rows end to end or padded; "auto": end to end, where the model can
     compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches
+    cuda_graphs: bool = False  # short batches, one query say, replayed in one launch; see graphs.py
     progress: bool | None = None  # None: a bar on long work, if stderr is a terminal
     trust_remote_code: bool = False  # runs Python code that comes with a checkpoint
 
@@ -203,11 +204,11 @@ class Runtime:
             check_choice("device", self.device, DEVICES)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("attention", self.attention, ATTENTIONS)
-        check_choice("compile", self.compile, (True, False))
+        for name in ("compile", "cuda_graphs", "trust_remote_code"):
+            check_choice(name, getattr(self, name), (True, False))
         if self.token_budget is not None:
             check_integer("token_budget", self.token_budget, 1)
         check_choice("progress", self.progress, (True, False, None))
-        check_choice("trust_remote_code", self.trust_remote_code, (True, False))
 
 
 def _checked_centre(name: str, value: object) -> tuple[float, ...]:

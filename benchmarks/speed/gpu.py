@@ -102,6 +102,8 @@ def measure_shape(one: Pass, setting: Setting, count: int) -> None:
     """All sections of a model's shape, for calls of ``count`` texts."""
     name, texts = setting.shape, {"chunks": chunks(count), "queries": queries(count)}
     one.section(f"{name}: one query", 10, partial(query_latency, setting))
+    graphs = partial(echo_with, runtime=Runtime(device=setting.device, dtype=setting.dtype, cuda_graphs=True))
+    one.section(f"{name}: one query, graphs", 10, partial(query_latency, setting, graphs))
     one.section(f"{name}: kernels of a call", 10, partial(kernels, setting, texts["chunks"]))
     one.section(f"{name}: a query under load", 15, partial(under_load, setting, texts["chunks"]))
     one.section(f"{name}: queries after an instruction", 20, partial(instructions, setting, texts["queries"]))

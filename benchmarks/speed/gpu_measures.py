@@ -122,9 +122,11 @@ def host_waits(device: str, call: Callable[[], object]) -> list[str]:
     return [f"{Path(each.filename).name}:{each.lineno}" for each in caught if "synchroniz" in str(each.message)]
 
 
-def query_latency(setting: Setting, count: int = 60) -> dict[str, float]:
+def query_latency(
+    setting: Setting, build: Callable[[Setting], Encode] = BUILDS["echo"], count: int = 60
+) -> dict[str, float]:
     """Milliseconds that a query alone waits."""
-    call, asked = BUILDS["echo"](setting), queries(5 if setting.device == "cpu" else count)
+    call, asked = build(setting), queries(5 if setting.device == "cpu" else count)
     waits = [1000 * seconds_of(partial(call, [text]), 1) for text in asked]
     return {"p50_ms": percentile(waits, 50), "p99_ms": percentile(waits, 99)}
 

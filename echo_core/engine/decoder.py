@@ -102,6 +102,10 @@ class Decoder:
         """Tokens of a batch that suit the device, its free memory and the model's shape."""
         return choose_budget(self.device, self.dtype, Widths.of(self.settings))
 
+    def takes_whole(self, lengths: Sequence[int]) -> bool:
+        """False: batches of rows of these lengths may share what the rows begin with; see ``speedups/graphs.py``."""
+        return False
+
     @torch.inference_mode()
     def states(self, batch: Batch) -> Tensor:
         """States of all positions laid flat, right for those within spans: (B·T, D) on the device, without gradients.

@@ -19,13 +19,14 @@ from echo_core.engine.decoder import Decoder
 from echo_core.engine.device import choose_device, choose_dtype
 from echo_core.engine.speedups.compile import check_compile, compile_layers
 from echo_core.engine.speedups.fp8 import check_fp8, quantize
+from echo_core.engine.speedups.graphs import check_graphs, use_graphs
 from echo_core.engine.speedups.packed_weights import pack
 from echo_core.engine.threads import load_lock
 from echo_core.errors import ConfigError, ModelError
 from echo_core.identity.weights import weight_files
 
-CHECKS = (check_fp8, check_compile)  # before anything is loaded
-SPEEDUPS = (quantize, pack, compile_layers)  # in this order: a compiled layer has its weights already
+CHECKS = (check_fp8, check_compile, check_graphs)  # before anything is loaded
+SPEEDUPS = (quantize, pack, compile_layers, use_graphs)  # in this order: a compiled layer has its weights already
 
 
 def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: Sequence[int] = ()) -> Decoder:
@@ -63,7 +64,7 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
         if config.quantization is None:  # quantized weights are there already
             decoder.model.to(device)  # the layers after the read-out are gone, and never take memory there
         decoder.prepare()
-        for speed_up in SPEEDUPS if config.quantization is None else (compile_layers,):
+        for speed_up in SPEEDUPS if config.quantization is None else (compile_layers, use_graphs):
             speed_up(decoder, runtime)
     _leave_the_file(decoder.model)
     return decoder

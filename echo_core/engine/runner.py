@@ -55,6 +55,9 @@ class Layers(Protocol):
     def long_from(self) -> int | None:
         """Tokens from which on a row needs a batch without shorter ones; None: any rows can be a batch."""
 
+    def takes_whole(self, lengths: Sequence[int]) -> bool:
+        """Whether a batch of rows of these lengths runs best with nothing shared or kept, at the layout "packed"."""
+
     def states(self, batch: Batch) -> Tensor:
         """The states of all positions laid flat, (B·T, D), without gradients."""
 
@@ -136,6 +139,8 @@ class Runner(Generic[Model]):
         rows, on_cpu = step.rows, self.decoder.device.type == "cpu"
         if not self.planner.packed:
             return pad_rows(rows)
+        if self.decoder.takes_whole([len(row.ids) for row in rows]):
+            return pack_rows(rows)
         prefix, shared = self.prefix_cache.find(step.repeated, len(rows))
         if len(rows) > 1 or prefix is not None:
             return pack_rows(rows, shared, rounded=on_cpu, prefix=prefix)

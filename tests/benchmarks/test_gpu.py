@@ -36,8 +36,8 @@ def test_a_pass_measures_every_system_and_goes_on_after_what_fails(tmp_path):
     assert found["tiny: one query"]["p99_ms"] >= found["tiny: one query"]["p50_ms"] > 0
     assert found["tiny: a query under load"]["queries"] > 0
     assert set(found["tiny: queries after an instruction"]) == {"20 words", "500 words", "2000 words"}
-    for needs_a_gpu in ("compiled", "fp8"):
-        assert "ConfigError" in found[f"tiny: echo, {needs_a_gpu}"]["error"]
+    for needs_a_gpu in ("echo, compiled", "echo, fp8", "one query, graphs"):
+        assert "ConfigError" in found[f"tiny: {needs_a_gpu}"]["error"]
 
 
 def test_what_no_time_is_left_for_is_told(tmp_path):

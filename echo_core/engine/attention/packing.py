@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echo_core.engine.attention.cuda_plan import CudaPlan, plan_parts
+from echo_core.engine.attention.cuda_plan import CudaPlan, Part, plan_parts
 from echo_core.engine.batches import to_device
 from echo_core.engine.prefix_cache import Prefix
 
@@ -52,7 +52,18 @@ def packing_arguments(
     bounds = tuple(accumulate([once, *lengths] if once else lengths, initial=0))
     plan = plan_parts(bounds, once, shared, window, device) if by_varlen(device) else None
     packing = Packing(bounds, max(lengths) + shared, shared, prefix, window, plan)
-    return {"position_ids": to_device(_positions(bounds, once, shared, tokens), device), "packing": packing}
+    return {"position_ids": to_device(positions_of(bounds, once, shared, tokens), device), "packing": packing}
+
+
+def fixed_packing(starts: Tensor, tokens: int) -> Packing:
+    """The ``Packing`` of rows that only CUDA's kernel sees, in a pass that serves other rows with every replay.
+
+    Args:
+        starts: (rows + 1,) int32 on the device: where rows start, and the last one ends.
+        tokens: N, which one row may have.
+    """
+    part = Part(0, None, starts, starts, tokens, tokens)
+    return Packing((0, tokens), tokens, cuda=CudaPlan((part,), (part,)))
 
 
 def by_varlen(device: torch.device) -> bool:
@@ -60,7 +71,7 @@ def by_varlen(device: torch.device) -> bool:
     return device.type in BY_VARLEN
 
 
-def _positions(bounds: Sequence[int], once: int, shared: int, tokens: int | None) -> Tensor:
+def positions_of(bounds: Sequence[int], once: int, shared: int, tokens: int | None) -> Tensor:
     """(1, N) int64: those of the shared tokens, then those of each row after them, then 0."""
     positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], np.diff(bounds))
     positions[once:] += shared
