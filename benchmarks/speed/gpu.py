@@ -46,11 +46,14 @@ class Pass:
     device: str
     out: Path
     seconds: float
+    only: Sequence[str] = ()  # parts of the names of the sections to run; none: all of them
     started: float = field(default_factory=time.monotonic)
     found: dict[str, Any] = field(default_factory=dict)
 
     def section(self, name: str, needs: float, work: Callable[[], Any]) -> None:
         """Keep what ``work`` finds, or its error; leave it out where fewer than ``needs`` seconds are left."""
+        if self.only and not any(part in name for part in self.only):
+            return
         left = self.seconds - (time.monotonic() - self.started)
         if left < needs:
             self._keep(name, f"left out: {left:.0f} s left, {needs:.0f} needed")
@@ -127,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    one = Pass(options.device, options.out, options.seconds)
+    only = (*options.only, "machine", "matmul_peak") if options.only else ()
+    one = Pass(options.device, options.out, options.seconds, only)
     one.section("machine", 0, partial(describe_machine, options.device))
     one.section("matmul_peak", 0, partial(matmul_peak, options.device, torch.bfloat16))
     one.section("smoke", 20, partial(smoke, options.device))
@@ -148,6 +152,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=["7b8", "135m", "0.5b"])
     parser.add_argument("--seconds", type=float, default=450, help="after which sections are left out")
+    parser.add_argument("--only", nargs="+", default=[], help="parts of the names of the sections to run")
     parser.add_argument("--texts", type=int, help="of a call; default: what suits the model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checkpoints", help="a folder for the random models, gigabytes; default: a temporary one")

@@ -13,11 +13,13 @@ import varlen_stand_in
 from oracle import PIECES, open_oracle
 from tiny_models import FAMILIES, WINDOW
 from torch.nn.attention import varlen
+from transformers import AutoModel
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.engine.attention import cuda
 from echo_core.engine.attention.interface import attend_rows
 from echo_core.engine.attention.packing import packing_arguments
+from echo_core.engine.decoder import Decoder
 from echo_core.engine.prefix_cache import Prefix
 from echo_core.engine.runner import Runner, load_runner
 from echo_core.errors import ModelError
@@ -308,3 +310,21 @@ def test_the_kernel_gives_its_sums_head_by_head():
     assert sums.shape == (4, 5)
     exact = (query[0].float() * key[0].float().repeat_interleave(2, 0)).sum(-1) / 8  # the first query sees one key
     torch.testing.assert_close(sums[:, 0], exact, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3"])
+def test_gradients_through_rows_end_to_end_on_a_gpu_are_those_of_each_row_alone(family, model_folder):
+    lengths = [5, 40, 3]
+    rows = [torch.arange(length)[None] + 9 * i for i, length in enumerate(lengths)]
+
+    def gradient(device, dtype, packed):
+        model = AutoModel.from_pretrained(model_folder(family), dtype=dtype).to(device)
+        decoder = Decoder(model, [-1])
+        parts = [(torch.cat(rows, dim=1), lengths)] if packed else [(row, None) for row in rows]
+        states = torch.cat([decoder.train_states(ids.to(device), each)[0] for ids, each in parts])
+        (states.float().cos() * torch.linspace(0, 1, states.shape[1], device=device)).sum().backward()
+        return torch.cat([p.grad.float().flatten().cpu() for p in model.layers[0].self_attn.parameters()])
+
+    alone = gradient("cpu", torch.float32, packed=False)
+    assert torch.cosine_similarity(gradient("cuda", torch.bfloat16, packed=True), alone, dim=0) > 0.99
