@@ -31,6 +31,12 @@ def to_csr(rows: Iterable[Row], vocabulary: int) -> csr_array:
     return matrix
 
 
+def listed_rows(matrix: Any) -> list[tuple[list[int], list[float]]]:
+    """The rows of a CSR matrix as stores take them: ids in rising order and their weights, as Python's numbers."""
+    bounds = zip(matrix.indptr[:-1].tolist(), matrix.indptr[1:].tolist(), strict=True)
+    return [(matrix.indices[a:b].tolist(), matrix.data[a:b].tolist()) for a, b in bounds]
+
+
 def inverse_document_frequency(documents: Any) -> NDArray[np.float32]:
     """BM25's weight of each of V tokens, float32: log(1 + (N - n + 0.5) / (n + 0.5)), n documents of N having it.
 

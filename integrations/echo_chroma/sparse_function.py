@@ -16,6 +16,7 @@ from echo_chroma.stored import from_stored, to_stored
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, StoreError
 from echo_core.identity.space import check_space, space_metadata
+from echo_core.methods.sparse_matrix import listed_rows
 from echo_core.sparse_options import SparseOptions
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ class EchoSparseEmbeddingFunction(SparseEmbeddingFunction[Documents]):  # type: 
 
 
 def _vectors(rows: csr_array) -> list[SparseVector]:
-    parts = zip(rows.indptr[:-1].tolist(), rows.indptr[1:].tolist(), strict=True)
-    return [SparseVector(rows.indices[a:b].tolist(), rows.data[a:b].tolist()) for a, b in parts]
+    return [SparseVector(ids, weights) for ids, weights in listed_rows(rows)]
 
 
 def _check_caller() -> None:

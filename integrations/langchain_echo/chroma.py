@@ -82,6 +82,7 @@ class EchoChroma(Chroma):
             if drift is None and complete_switch(self._client, collection_name):
                 self._chroma_collection = self._client.get_collection(collection_name)
         check_opened(self._collection, function)
+        self._function = function  # with the runtime, which a collection does not store
         check_distance(distance_of(self._collection), function, collection_name)
 
     def add_texts(

@@ -1,0 +1,61 @@
+"""LlamaIndex's retriever over a Chroma store of ours, by vectors and by words."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import MetadataFilters
+from llama_index.core.vector_stores.utils import metadata_dict_to_node
+from llama_index.vector_stores.chroma.base import _to_chroma_filter
+
+from echo_chroma import hybrid_query
+from echo_core import SparseOptions
+from echo_core.search.hybrid import Fusion
+from llama_index.embeddings.echo.chroma import EchoChromaVectorStore
+
+
+class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
+    """The nodes that ``echo_chroma.hybrid_query`` finds in a store, best first, with their fused scores.
+
+    store = open_chroma_vector_store(embed_model, "index", "notes")
+    retriever = EchoHybridRetriever(store, similarity_top_k=4)
+    """
+
+    def __init__(
+        self,
+        vector_store: EchoChromaVectorStore,
+        similarity_top_k: int = 2,
+        *,
+        filters: MetadataFilters | None = None,
+        fusion: Fusion | None = None,
+        sparse: SparseOptions | None = None,
+        **retriever: Any,
+    ) -> None:
+        """Take the store that ``open_chroma_vector_store`` opened.
+
+        Args:
+            vector_store: its collection has the model that makes the queries' vectors.
+            similarity_top_k: nodes of an answer.
+            filters: on metadata, for vectors and words.
+            fusion: which rankings count, and how much.
+            sparse: options of the key tokens, where they count.
+            retriever: goes to ``BaseRetriever`` as it is.
+        """
+        super().__init__(**retriever)
+        self._collection = vector_store._collection
+        self.similarity_top_k = similarity_top_k
+        self._options: dict[str, Any] = {"where": None if filters is None else _to_chroma_filter(filters)}
+        self._options |= {"fusion": fusion or Fusion(), "sparse": sparse or SparseOptions()}
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        found = hybrid_query(self._collection, [query_bundle.query_str], self.similarity_top_k, **self._options)
+        columns = zip(found["documents"][0], found["metadatas"][0], found["scores"][0], strict=True)
+        return [
+            NodeWithScore(node=metadata_dict_to_node(meta, text=text), score=score) for text, meta, score in columns
+        ]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
