@@ -28,6 +28,7 @@ from benchmarks.quality.data import RetrievalSet, find_sets, limited
 from benchmarks.quality.rounding import ROUNDINGS, rounded_copy
 from benchmarks.quality.scores import ndcg
 from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import finish, mean_direction
 from echo_core.search import DriftMap
@@ -99,7 +100,7 @@ class Passes:
         options = dict(side.options)
         if options.get("centre") is True:
             options["centre"] = mean_direction(states["piece"])
-        basis = None if options.get("filter") is None else filter_basis(EchoEncoder(config).folder)
+        basis = None if options.get("filter") is None else filter_basis(find_checkpoint(config))
         done = replace(config, normalize=True, **options)
         return Embedded(*(finish(states[name], done, basis, "query") for name in ("query", "document", "piece")))
 

@@ -25,6 +25,7 @@ from benchmarks.quality.data import PairSet, RetrievalSet, find_sets, limited
 from benchmarks.quality.scores import ndcg, spearman
 from benchmarks.quality.systems import FITTED_ON, Words
 from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import finish, mean_direction
 
@@ -49,7 +50,7 @@ def measure(encoder: EchoEncoder, form: str, data: PairSet | RetrievalSet) -> It
     queries, documents = encoder.encode_layers(left, layers, role=role), encoder.encode_layers(right, layers)
     samples = encoder.encode_layers(data.sample[:FITTED_ON], layers)
     words = None if isinstance(data, PairSet) else Words().rank(data.queries, data.documents)
-    basis = filter_basis(encoder.folder)
+    basis = filter_basis(find_checkpoint(encoder.config))
     for place, layer in enumerate(layers):
         for name, fields in REPAIRS.items():
             if isinstance(data, PairSet) and "query_centre" in fields:

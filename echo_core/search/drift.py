@@ -43,17 +43,18 @@ class DriftMap:
         drift = DriftMap.fit(new, old, texts)
         old_vectors = drift(new.encode_queries(["How do bees keep warm?"]))
 
-    It is fitted once on some hundred texts, and spares embedding the index again, until there is time for that. What it
-    keeps differs from change to change: ``held_out`` tells, and the figures of real models are in the documentation.
+    It is fitted once on some hundred texts, and spares embedding the index again, until there is time for that. A
+    mapped vector is meant to be searched with: it finds what the new encoder would find. How well differs from change
+    to change: ``held_out`` tells, and the figures of real models are in the documentation.
     """
 
-    kind: str  # "none", "shift", "procrustes" or "ridge": what served held-out texts best
+    kind: str  # "none", "shift", "procrustes", "ridge", "transposed" or "both": what served held-out texts best
     source: Vectors = field(repr=False)  # (D new,) mean that is taken away
-    matrix: Vectors | None = field(repr=False)  # (D new, D old); None: directions stay as they are
+    matrix: Vectors = field(repr=False)  # (D new, D old)
     target: Vectors = field(repr=False)  # (D old,) mean that is given
     new_space: Mapping[str, Any] | None = field(repr=False)  # None: fitted on arrays whose maker was not named
     old_space: Mapping[str, Any] | None = field(repr=False)
-    held_out: Mapping[str, float]  # for each kind: share of a text's 10 nearest that its mapped vector finds too
+    held_out: Mapping[str, float]  # for each kind: share that it finds of the 10 texts that embedding all anew finds
     texts: int  # that it was fitted on
 
     @classmethod
@@ -67,7 +68,7 @@ class DriftMap:
         new_space: Mapping[str, Any] | None = None,
         old_space: Mapping[str, Any] | None = None,
     ) -> DriftMap:
-        """The map that serves best, chosen on a fifth of the texts that the others are not fitted on.
+        """The map that serves best, chosen on a third of the texts that it is not fitted on.
 
         Args:
             new: the encoder that shall search, or its vectors (N, D) of the texts.
@@ -87,8 +88,8 @@ class DriftMap:
         if len(ours) != len(theirs):
             raise ConfigError(f"new and old must be vectors of the same texts, got {len(ours)} and {len(theirs)}")
         chosen, reached = choose(ours, theirs)
-        source, target = (np.asarray(mean, dtype=np.float32) for mean in (chosen.source, chosen.target))
-        matrix = None if chosen.matrix is None else np.asarray(chosen.matrix, dtype=np.float32)
+        parts = (chosen.source, chosen.matrix, chosen.target)
+        source, matrix, target = (np.asarray(part, dtype=np.float32) for part in parts)
         spaces = (_space(new, new_space), _space(old, old_space))
         return cls(chosen.kind, source, matrix, target, *spaces, reached, len(ours))
 
@@ -104,8 +105,7 @@ class DriftMap:
         if given.ndim not in (1, 2) or given.shape[-1] != len(self.source):
             rule = f"must have {len(self.source)} numbers each, as those of the encoder that the map was fitted with"
             raise ConfigError(f"vectors {rule}, got the shape {given.shape}")
-        moved = given - self.source
-        mapped = (moved if self.matrix is None else moved @ self.matrix) + self.target
+        mapped = (given - self.source) @ self.matrix + self.target
         lengths = np.linalg.norm(mapped, axis=-1, keepdims=True)
         empty = ~given.any(axis=-1, keepdims=True)
         return np.asarray(np.where(empty, 0, mapped / np.maximum(lengths, 1e-12)), dtype=np.float32)
@@ -141,8 +141,7 @@ class DriftMap:
         """Write the map into one safetensors file, whole or not at all."""
         from safetensors.numpy import save
 
-        tensors = {"source": self.source, "target": self.target}
-        tensors |= {} if self.matrix is None else {"matrix": np.ascontiguousarray(self.matrix)}
+        tensors = {"source": self.source, "matrix": np.ascontiguousarray(self.matrix), "target": self.target}
         told = {name: getattr(self, name) for name in ("kind", "new_space", "old_space", "held_out", "texts")}
         write_whole(Path(path), save(tensors, metadata={_FORMAT: json.dumps(told)}))
 
@@ -159,7 +158,7 @@ class DriftMap:
             with safe_open(path, framework="np") as file:
                 told = json.loads((file.metadata() or {})[_FORMAT])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            return cls(**{"matrix": None, **tensors, **told})
+            return cls(**tensors, **told)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ModelError(f"{path} must be a file that DriftMap.save wrote ({error}); fit the map again") from error
 

@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 Scores = NDArray[np.floating]
 
+TOP = 0.1  # of the texts that stand in both: what decides is near the top, and scores are not spread alike there
+
 
 def on_scale_of(scores: Scores, of: Scores, to: Scores) -> Scores:
     """Scores (Q, N) of one space as if they had been taken in another, by what the same S texts score in both.
 
-    Each query's scores are moved and stretched so that its mean and deviation over those texts become the same. With
-    fewer than two texts, or equal scores, they are moved alone.
+    Each query's scores are moved and stretched so that the tenth of those texts that scores highest has the same mean
+    and deviation in both. Equal scores are moved alone, and without texts nothing is done.
 
     Args:
         scores: (Q, N) of the one space.
@@ -21,6 +23,8 @@ def on_scale_of(scores: Scores, of: Scores, to: Scores) -> Scores:
     """
     if not of.shape[1]:
         return scores
-    spread, wanted = of.std(axis=1, keepdims=True), to.std(axis=1, keepdims=True)
+    count = min(of.shape[1], max(2, round(TOP * of.shape[1])))
+    ours, theirs = (np.sort(part, axis=1)[:, -count:] for part in (of, to))
+    spread, wanted = ours.std(axis=1, keepdims=True), theirs.std(axis=1, keepdims=True)
     stretch = np.where(spread > 0, wanted / np.where(spread > 0, spread, 1), 1)
-    return np.asarray((scores - of.mean(axis=1, keepdims=True)) * stretch + to.mean(axis=1, keepdims=True))
+    return np.asarray((scores - ours.mean(axis=1, keepdims=True)) * stretch + theirs.mean(axis=1, keepdims=True))
