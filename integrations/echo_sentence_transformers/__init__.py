@@ -16,8 +16,17 @@ with load_lock():  # transformers' imports are not thread-safe, and another thre
         raise ImportError(f"echo_sentence_transformers needs sentence-transformers 5.5 or newer: {extra}") from error
 
     from echo_sentence_transformers.finish import EchoFinish
+    from echo_sentence_transformers.key_tokens import EchoKeyTokens
     from echo_sentence_transformers.model import EchoSentenceTransformer
     from echo_sentence_transformers.pooling import EchoPooling
+    from echo_sentence_transformers.sparse import EchoSparseEncoder
     from echo_sentence_transformers.transformer import EchoTransformer
 
-__all__ = ["EchoFinish", "EchoPooling", "EchoSentenceTransformer", "EchoTransformer"]
+__all__ = [
+    "EchoFinish",
+    "EchoKeyTokens",
+    "EchoPooling",
+    "EchoSentenceTransformer",
+    "EchoSparseEncoder",
+    "EchoTransformer",
+]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echo_core.text.inputs import check_collection, check_text, is_blank
 from echo_core.text.rows import Row
 
 INPUT, MASK, POOL, WHOLE = "input_ids", "attention_mask", "pooling_mask", "echo_texts"
@@ -39,6 +40,21 @@ class WholeTexts:
     texts: list[WholeText]
     role: str
     instruction: str | None
+
+
+def mark_texts(inputs: Any, empty: str) -> Any:
+    """Each text with its number, so that the first module reads it whole and an error can name it.
+
+    Args:
+        inputs: a text, or a list of texts.
+        empty: as in EchoConfig.
+    """
+    if isinstance(inputs, str):
+        return WholeText.of(inputs, 0)
+    texts = [WholeText.of(check_text(text, number), number) for number, text in enumerate(check_collection(inputs))]
+    for text in texts:  # here, as an error in a worker of a pool hangs versions before 6.2
+        is_blank(text, text.number, empty)
+    return texts
 
 
 def padded_features(rows: Mapping[int, Row], count: int, pad_id: int, slots: bool) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from echo_core.methods.finish import check_finish, finish
 from echo_sentence_transformers.features import IS_QUERY
 
 WEIGHTS = "model.safetensors"
-_PLACE = ("subfolder", "token", "cache_folder", "revision", "local_files_only")  # where a saved module's files are
+PLACE = ("subfolder", "token", "cache_folder", "revision", "local_files_only")  # where a saved module's files are
 
 
 def needs_matrix(echo: EchoConfig) -> bool:
@@ -78,7 +78,7 @@ class EchoFinish(Module):  # type: ignore[misc]
         Raises:
             ModelError: its matrix is missing.
         """
-        place = {name: options[name] for name in _PLACE if name in options}
+        place = {name: options[name] for name in PLACE if name in options}
         found = cls.load_file_path(model_name_or_path, WEIGHTS, **place)
         tensors = load_file(found) if found else {}
         if not {"matrix"} <= set(tensors) <= {"matrix", "query_matrix"}:

@@ -12,10 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor
 
-from echo_core.text.inputs import check_collection, check_text, is_blank
 from echo_core.text.stream import BLOCK_TEXTS
 from echo_sentence_transformers.adapters import merge_adapters
-from echo_sentence_transformers.features import WholeText
+from echo_sentence_transformers.features import mark_texts
 from echo_sentence_transformers.pools import Pool, one_call
 from echo_sentence_transformers.storage import StoredModel
 
@@ -65,7 +64,7 @@ class EchoSentenceTransformer(StoredModel):
             if batch_size != _ST_BATCH:
                 message = "batch_size=%d has no effect: batches are cut by tokens; model.token_budget sets how many"
                 log.info(message, batch_size)
-            inputs, batch_size = self._marked(inputs), BLOCK_TEXTS
+            inputs, batch_size = mark_texts(inputs, self.echo_config.empty), BLOCK_TEXTS
         vectors = super().encode(
             inputs, prompt_name, prompt, batch_size, show_progress_bar, output_value, *args, **options
         )
@@ -78,15 +77,6 @@ class EchoSentenceTransformer(StoredModel):
     def merge_adapters(self) -> None:
         """Add all LoRA weights to the model's own, so that what is saved is a whole model that EchoEncoder can load."""
         merge_adapters(self.transformers_model)
-
-    def _marked(self, inputs: Any) -> Any:
-        """Each text with its number, so that the first module reads it whole and an error can name it."""
-        if isinstance(inputs, str):
-            return WholeText.of(inputs, 0)
-        texts = [WholeText.of(check_text(text, number), number) for number, text in enumerate(check_collection(inputs))]
-        for text in texts:  # here, as an error in a worker of a pool hangs versions before 6.2
-            is_blank(text, text.number, self.echo_config.empty)
-        return texts
 
     def _multi_process(self, inputs: Any, *args: Any, pool: Pool | None = None, **options: Any) -> Any:
         """Called by ``encode`` for a pool, or for several devices."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.model import BaseModel
 from torch import nn
 
 from echo_core.config import EchoConfig
@@ -18,18 +19,49 @@ from echo_core.errors import ModelError
 from echo_sentence_transformers.build import build_modules, check_modules, checkpoint_of, config_for, may_be_saved
 from echo_sentence_transformers.card import rewrite_card
 from echo_sentence_transformers.finish import EchoFinish
+from echo_sentence_transformers.key_tokens import EchoKeyTokens
 from echo_sentence_transformers.pooling import EchoPooling
 from echo_sentence_transformers.transformer import EchoTransformer
 
 log = logging.getLogger("echo_sentence_transformers")
 
-_OURS = {f"echo_sentence_transformers.{cls.__name__}": cls for cls in (EchoTransformer, EchoPooling, EchoFinish)}
+_MODULES = (EchoTransformer, EchoPooling, EchoFinish, EchoKeyTokens)
+_OURS = {f"echo_sentence_transformers.{cls.__name__}": cls for cls in _MODULES}
 # Modules that make an embedding model of a language model without weights of their own.
 _PLAIN = re.compile(r"sentence_transformers\.(\w+\.)*(Transformer|Pooling|Normalize)")
 _FILES = ("token", "cache_folder", "revision", "local_files_only")
 
 
-class StoredModel(SentenceTransformer):  # type: ignore[misc]
+class OwnModules(BaseModel):  # type: ignore[misc]
+    """What loads saved modules of ours by their names, and no foreign code that was not asked for."""
+
+    def _load_config_modules(self, model_name_or_path: str, **options: Any) -> tuple[Any, Any]:
+        """The saved modules, or new ones around the language model of a plain sentence-transformers model."""
+        place = {name: options[name] for name in _FILES if name in options}
+        found = EchoTransformer.load_file_path(model_name_or_path, "modules.json", **place)
+        types = [module["type"] for module in json.loads(Path(found).read_text(encoding="utf-8"))]
+        if types[:1] == ["echo_sentence_transformers.EchoTransformer"]:
+            return super()._load_config_modules(model_name_or_path, **options)  # type: ignore[no-any-return]
+        others = [kind for kind in types if not _PLAIN.fullmatch(kind)]
+        if others:
+            way_out = "open it with SentenceTransformer, or its model alone with EchoSentenceTransformer(EchoConfig(…))"
+            raise ModelError(f"{model_name_or_path} must be an echo or causal model, got modules {others}; {way_out}")
+        what = "opened as the causal language model that it is; its own pooling and prompts are not used"
+        log.warning("%s is %s", model_name_or_path, what)
+        return self._load_default_modules(model_name_or_path, **options)  # type: ignore[no-any-return]
+
+    def _load_module_class_from_ref(
+        self, class_ref: str, model_name_or_path: str, trust_remote_code: bool, *args: Any, **options: Any
+    ) -> Any:
+        if class_ref in _OURS:
+            return _OURS[class_ref]
+        if not trust_remote_code and not class_ref.startswith("sentence_transformers."):
+            way_out = "read it, then use trust_remote_code=True"
+            raise ModelError(f"{model_name_or_path} asks for the module {class_ref}, which is foreign code; {way_out}")
+        return super()._load_module_class_from_ref(class_ref, model_name_or_path, trust_remote_code, *args, **options)
+
+
+class StoredModel(OwnModules, SentenceTransformer):  # type: ignore[misc]
     """A SentenceTransformer of an EchoTransformer, an EchoPooling and what sentence-transformers has."""
 
     def __init__(self, model_name_or_path: EchoConfig | str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -69,31 +101,6 @@ class StoredModel(SentenceTransformer):  # type: ignore[misc]
         return str(super()._push_to_hub_usage_tip(repo_id)).replace(
             "from sentence_transformers import", "from echo_sentence_transformers import"
         )
-
-    def _load_config_modules(self, model_name_or_path: str, **options: Any) -> tuple[Any, Any]:
-        """The saved modules, or new ones around the language model of a plain sentence-transformers model."""
-        place = {name: options[name] for name in _FILES if name in options}
-        found = EchoTransformer.load_file_path(model_name_or_path, "modules.json", **place)
-        types = [module["type"] for module in json.loads(Path(found).read_text(encoding="utf-8"))]
-        if types[:1] == ["echo_sentence_transformers.EchoTransformer"]:
-            return super()._load_config_modules(model_name_or_path, **options)  # type: ignore[no-any-return]
-        others = [kind for kind in types if not _PLAIN.fullmatch(kind)]
-        if others:
-            way_out = "open it with SentenceTransformer, or its model alone with EchoSentenceTransformer(EchoConfig(…))"
-            raise ModelError(f"{model_name_or_path} must be an echo or causal model, got modules {others}; {way_out}")
-        what = "opened as the causal language model that it is; its own pooling and prompts are not used"
-        log.warning("%s is %s", model_name_or_path, what)
-        return self._load_default_modules(model_name_or_path, **options)
-
-    def _load_module_class_from_ref(
-        self, class_ref: str, model_name_or_path: str, trust_remote_code: bool, *args: Any, **options: Any
-    ) -> Any:
-        if class_ref in _OURS:
-            return _OURS[class_ref]
-        if not trust_remote_code and not class_ref.startswith("sentence_transformers."):
-            way_out = "read it, then use trust_remote_code=True"
-            raise ModelError(f"{model_name_or_path} asks for the module {class_ref}, which is foreign code; {way_out}")
-        return super()._load_module_class_from_ref(class_ref, model_name_or_path, trust_remote_code, *args, **options)
 
     def _load_default_modules(self, model_name_or_path: str, **options: Any) -> tuple[list[nn.Module], dict[str, Any]]:
         if not Path(model_name_or_path).is_dir():

@@ -66,6 +66,7 @@ class EchoTransformer(Transformer):  # type: ignore[misc]
         if self._adapter is not None:
             load_adapter(self.model, *self._adapter)  # onto the layers that are left
         self._said: set[str] = set()  # warnings that were given
+        self.marks_roles = False  # True: a module after it tells queries from documents
 
     @property
     def echo(self) -> EchoConfig:
@@ -139,7 +140,7 @@ class EchoTransformer(Transformer):  # type: ignore[misc]
         Raises:
             ModelError: it is no SentenceTransformer; the others put a projection of random numbers after the states.
         """
-        if not isinstance(model, SentenceTransformer):
+        if not isinstance(model, SentenceTransformer) and not getattr(model, "takes_echo_modules", False):
             way_out = f"got {type(model).__name__}; open it with EchoSentenceTransformer"
             raise ModelError(f"model must be a SentenceTransformer, as each text gets one dense vector, {way_out}")
 
@@ -186,7 +187,7 @@ class EchoTransformer(Transformer):  # type: ignore[misc]
         role = task or "document"
         self._check_instruction(role, prompt)
         is_query = torch.full((len(inputs),), role == "query", dtype=torch.int64)
-        marks = {} if self._echo.query_centre is None else {IS_QUERY: is_query}
+        marks = {IS_QUERY: is_query} if self.marks_roles or self._echo.query_centre is not None else {}
         if all(isinstance(text, WholeText) for text in inputs):
             return {WHOLE: WholeTexts(list(inputs), role, prompt), **marks}  # type: ignore[arg-type]
         overflow = "truncate" if self._echo.overflow == "window" else self._echo.overflow
