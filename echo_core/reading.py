@@ -25,7 +25,7 @@ from echo_core.methods.finish import Vectors, join_spans, raw_config
 from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_texts, top_tokens
 from echo_core.pipeline import Pipeline
 from echo_core.text.casing import as_said
-from echo_core.text.inputs import Variables, check_collection, check_text, is_blank
+from echo_core.text.inputs import Variables, check_collection, check_text
 from echo_core.text.kept import Kept, keep_rows
 from echo_core.text.rows import Row
 
@@ -51,10 +51,15 @@ class Reading:
         return "\n".join(row.marked([repr(token(int(i)))[1:-1] for i in row.ids]) for row in rows)
 
     def count_tokens(
-        self, texts: Iterable[str], role: str = "document", *, instruction: str | None = None
+        self,
+        texts: Iterable[str],
+        role: str = "document",
+        *,
+        instruction: str | None = None,
+        variables: Variables | None = None,
     ) -> list[int]:
         """Tokens that the model is given for each of N texts, prompt and sayings in all windows; nothing is run."""
-        return self._kept(texts, role, instruction, None).tokens()
+        return self._kept(texts, role, instruction, variables).tokens()
 
     def words(
         self,
@@ -87,7 +92,8 @@ class Reading:
         check_integer("k", k, 1)
         if not self._engine.runner.decoder.readout.is_output:
             log.warning("words are read best from the last layer, got layer=%s; try layer=-1", self.config.layer)
-        states = self._raw_pipelines[self._checked(role)].encode(texts, instruction, variables)
+        check_choice("role", role, ROLES)
+        states = self._raw_pipelines[role].encode(texts, instruction, variables)
         return self._read(self._own_part(states, role, taken_out), k, merged)
 
     def explain(self, query: str, document: str, *, instruction: str | None = None, k: int = 12) -> Explanation:
@@ -179,12 +185,9 @@ class Reading:
     def _needs_instruction(self, role: str) -> bool:
         return "instruction" in self._pipelines[role].prompts.template.variables
 
-    def _checked(self, role: str) -> str:
-        check_choice("role", role, ROLES)
-        return role
-
     def _pipeline(self, role: str) -> Pipeline:
-        return self._pipelines[self._checked(role)]
+        check_choice("role", role, ROLES)
+        return self._pipelines[role]
 
     @cached_property
     def _raw_pipelines(self) -> Mapping[str, Pipeline]:
@@ -217,8 +220,7 @@ class Reading:
 
 def _rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:
     """The rows of one text that is not blank, one a window."""
-    is_blank(text, 0, "error")
-    return pipeline.prompts.tokenise([text], pipeline.values(1, instruction, variables)).rows
+    return keep_rows(pipeline.prompts, [text], pipeline.values(1, instruction, variables), "error").rows
 
 
 def _said(pipeline: Pipeline, text: str, instruction: str | None, token: Callable[[int], str]) -> Said:

@@ -17,9 +17,9 @@ from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.hybrid import hybrid_query
 from echo_chroma.migrate import migrate
 from echo_chroma.migrating import MigratingSearch
-from echo_chroma.records import document_id
 from echo_chroma.sparse_function import EchoSparseEmbeddingFunction
 from echo_chroma.store import open_client
+from echo_core.identity.document_ids import document_id
 
 __all__ = [
     "Added",

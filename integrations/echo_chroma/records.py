@@ -5,7 +5,6 @@ Knows nothing of collections.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set, Sized
@@ -15,6 +14,7 @@ from typing import Any
 from chromadb.api.types import validate_metadata
 
 from echo_core.errors import EchoError
+from echo_core.identity.document_ids import document_id
 from echo_core.text.inputs import check_collection, check_text
 
 Metadata = Mapping[str, Any]
@@ -30,15 +30,6 @@ class Record:
     text: str
     metadata: dict[str, Any] | None
     variables: dict[str, str]  # that the template says it with
-
-
-def document_id(text: str, source: str | None = None, variables: Mapping[str, str] | None = None) -> str:
-    """A record's id (32 hex digits): a hash of its text, of where it comes from, and of the template's other values."""
-    parts = [text] if source is None else [text, source]
-    for item in sorted((variables or {}).items()):
-        parts += item  # in pairs: an even number of parts means a source
-    content = "\0".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def read_records(

@@ -24,7 +24,7 @@ def requirements(text: str) -> dict[str, Requirement]:
 def promised() -> dict[str, str]:
     """Least version, as pyproject.toml states it, of each package that has one."""
     project = PYPROJECT.partition("[project]")[2].partition("[tool")[0]
-    return dict(re.findall(r'"([a-z0-9-]+)>=([\d.]+)[^"]*"', project))
+    return dict(re.findall(r'"([a-z0-9-]+)(?:\[[a-z,]+\])?>=([\d.]+)[^"]*"', project))
 
 
 def test_the_lowest_versions_that_are_tested_are_those_that_are_promised():
@@ -40,7 +40,9 @@ def lowest() -> dict[str, Requirement]:
 
 def test_the_pinned_versions_are_within_what_is_promised():
     pins = requirements((ROOT / "constraints.txt").read_text(encoding="utf-8"))
-    ranges = re.findall(r'"([a-z0-9-]+[<>=]=?\d[^"]*)"', PYPROJECT.partition("[project]")[2].partition("[tool")[0])
+    ranges = re.findall(
+        r'"([a-z0-9-]+(?:\[[a-z,]+\])?[<>=]=?\d[^"]*)"', PYPROJECT.partition("[project]")[2].partition("[tool")[0]
+    )
     bound = [found for found in map(Requirement, ranges) if found.name in pins]
     assert bound
     for found in bound:

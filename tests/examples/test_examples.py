@@ -29,6 +29,7 @@ EXPECTED = {
         ],
     ),
     "chroma_server.py": ([], [r"indexed 72 documents", r"rebuilt EchoEmbeddingFunction", r"\d\.\d{3}  tides\.md"]),
+    "ray_index.py": ([], [r"72 passages written, 0 could not", r"\d\.\d{3}  bees-in-winter\.md"]),
     "rag_langchain_chroma.py": (
         [],
         [r"Indexed \d+ new passages", r"\n1\. bees-in-winter\.md", r"\nSources: bees-in-winter\.md"],
