@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_core.assembly import Engine, build_pipelines
 from echo_core.config import POOLINGS, ROLES, EchoConfig
-from echo_core.engine.batches import Batch
-from echo_core.engine.decoder import Decoder
+from echo_core.engine.layers import states_at
 from echo_core.engine.pooling import POOLERS
-from echo_core.engine.runner import Runner
 from echo_core.engine.statistics import Statistics
 from echo_core.errors import check_choice, check_integer
 from echo_core.methods.embed_filter import filter_basis, read_head
 from echo_core.methods.explanation import Explanation, Said, explain, finish_parts, pooled_strings
 from echo_core.methods.finish import Vectors, join_spans, raw_config
 from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_texts, top_tokens
+from echo_core.methods.share_matrix import plot_shares
 from echo_core.pipeline import Pipeline
 from echo_core.text.casing import as_said
 from echo_core.text.inputs import Variables, check_collection, check_text
@@ -31,7 +30,6 @@ from echo_core.text.rows import Row
 
 log = logging.getLogger("echo_core")
 
-ROWS = 1024  # whose states at all layers are on the device at one time
 TOKENS_A_WORD = 6  # aligned tokens that are looked through for each word asked for, as many are variants of others
 
 
@@ -117,6 +115,24 @@ class Reading:
         read = {role: self.words([texts[role]], k, role, instruction=given[role])[0] for role in ROLES}
         return explain(said["query"], said["document"], read["query"], read["document"])
 
+    def explain_all(
+        self, query: str, documents: Sequence[str], *, instruction: str | None = None, k: int = 12, plot: Any = None
+    ) -> list[Explanation]:
+        """``explain`` of one query with each of several documents, with a picture of all if it is asked for.
+
+        Args:
+            query: said with the query template.
+            documents: each said with the document template.
+            instruction: value of ``{instruction}``, where a template has it.
+            k: words of each.
+            plot: a file to draw a matrix into, or Axes of matplotlib, see ``methods/share_matrix.py``; None: neither.
+        """
+        passages = [check_text(text, index) for index, text in enumerate(check_collection(documents))]
+        found = [self.explain(query, document, instruction=instruction, k=k) for document in passages]
+        if plot is not None:
+            plot_shares(found, passages, plot)
+        return found
+
     def encode_layers(
         self,
         texts: Iterable[str],
@@ -143,7 +159,7 @@ class Reading:
         check_choice("pooling", pooling, (*POOLINGS, None))
         read = range(1, self.layers + 1) if layers is None else layers
         kept = self._kept(texts, role, instruction, variables)
-        states = _states_at(self._engine.runner, kept.rows, read, pooling or self.config.pooling)
+        states = states_at(self._engine.runner, kept.rows, read, pooling or self.config.pooling)
         spans = [span for row in kept.rows for span in row.spans]
         vectors = np.zeros((len(read), kept.count, states.shape[-1]), dtype=np.float32)
         vectors[:, kept.places] = [join_spans(layer, spans, len(kept.places)) for layer in states]
@@ -233,18 +249,3 @@ def _said(pipeline: Pipeline, text: str, instruction: str | None, token: Callabl
     parts = states * (np.concatenate(weights) / lengths.sum())[:, None].astype(np.float32)
     strings = pooled_strings(as_said(text, config.caps), pipeline.prompts.pooled_tokens(text), rows, token)
     return Said(tuple(strings), finish_parts(parts, config, pipeline.basis, pipeline.role))
-
-
-def _states_at(runner: Runner[Decoder], rows: Sequence[Row], layers: Sequence[int], pooling: str) -> Vectors:
-    """The pooled states (L, S, D) of the rows' spans at L layers.
-
-    Some rows go through at a time, as a device holds L states of each.
-    """
-
-    def pool(batch: Batch) -> Tensor:
-        return runner.decoder.pooled_layers(batch, layers, pooling).transpose(0, 1).flatten(1)
-
-    count, width = len(layers), runner.decoder.width
-    parts = [runner.run(rows[start : start + ROWS], pool).cpu() for start in range(0, len(rows), ROWS)]
-    pooled = torch.cat([torch.zeros(0, count * width, dtype=torch.float32), *parts])
-    return np.asarray(pooled.view(-1, count, width).transpose(0, 1).numpy())

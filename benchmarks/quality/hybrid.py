@@ -2,7 +2,6 @@
 
 Run from the repository's root; the last layer is read, whatever a preset says, for the LM head reads no other:
 
-    python -m benchmarks.quality.hybrid --data examples/data
     python -m benchmarks.quality.hybrid --data FOLDER --model org/model --filter 2 --limit 60 --states states
 """
 
@@ -11,9 +10,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.quality.data import RetrievalSet, find_sets, limited
 from benchmarks.quality.scores import score_rankings
-from echo_core import EchoConfig, EchoEncoder, Runtime, SparseOptions
+from echo_core import EchoConfig, EchoEncoder, Runtime, SparseOptions, space_of
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis, read_head
 from echo_core.methods.finish import finish
@@ -33,8 +34,8 @@ from echo_core.search.bm25 import BM25Index
 from echo_core.search.hybrid import Fusion, best, fuse_candidates
 from echo_core.text.tokenizer import TextTokenizer
 
-FITTED_ON = 300
-HITS = 10  # K of Hit@K
+FITTED_ON, HITS = 300, 10  # texts; K of Hit@K
+RESULTS = Path(__file__).parents[1] / "results"
 Array = NDArray[np.float32]
 
 SPARSE: dict[str, tuple[SparseOptions, bool]] = {  # name → options, and whether what is shared is fitted on the set
@@ -94,7 +95,6 @@ class Measured:
 
 def open_states(data: RetrievalSet, config: EchoConfig, runtime: Runtime, folder: Path | None) -> dict[str, Array]:
     """The states of a set and of the sample, kept in ``folder`` from one run to the next."""
-    encoder = None
     model = Path(config.model).stem if config.model else "embedded"
     size = f"{len(data.documents)}-{len(data.queries)}"
     path = None if folder is None else folder / f"{model}-{data.name.replace(' ', '-')}-{size}.npz"
@@ -156,18 +156,16 @@ def alignment(measured: Measured, fitted: bool) -> dict[str, float]:
     """Hit@K and LAR × 100 of the documents' and the queries' words."""
     found: dict[str, float] = {}
     for role, states, texts in (
-        ("documents", measured.documents, measured.data.documents),
-        ("queries", measured.queries, measured.data.queries),
+        ("document", measured.documents, measured.data.documents),
+        ("query", measured.queries, measured.data.queries),
     ):
-        own = [set(ids) for ids in measured.tokenizer.encode([f" {text.strip()}" for text in texts], True)]
-        kept = range(0, len(texts), max(1, len(texts) // 100))
-        vectors = states - measured.shared(role.removesuffix("s").replace("querie", "query"), SparseOptions(), fitted)
-        ids, _ = top_tokens(vectors[list(kept)], measured.head, max(HITS, max(len(own[i]) for i in kept)))
-        rows = [(row.tolist(), own[i]) for row, i in zip(ids, kept, strict=True)]
-        found[f"Hit@{HITS}, {role}"] = 100 * float(np.mean([bool(text & set(row[:HITS])) for row, text in rows]))
-        found[f"LAR, {role}"] = 100 * float(
-            np.mean([len(text & set(row[: len(text)])) / len(text) for row, text in rows])
-        )
+        kept = [*range(0, len(texts), max(1, len(texts) // 100))]
+        own = [set(ids) for ids in measured.tokenizer.encode([f" {texts[i].strip()}" for i in kept], True)]
+        vectors = states[kept] - measured.shared(role, SparseOptions(), fitted)
+        rows = top_tokens(vectors, measured.head, max(HITS, *map(len, own)))[0].tolist()
+        hits = [bool(text & set(row[:HITS])) for row, text in zip(rows, own, strict=True)]
+        shares = [len(text & set(row[: len(text)])) / len(text) for row, text in zip(rows, own, strict=True)]
+        found |= {f"Hit@{HITS}, {role}": 100 * float(np.mean(hits)), f"LAR, {role}": 100 * float(np.mean(shares))}
     return found
 
 
@@ -181,7 +179,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     chosen = dataclasses.replace(base, filter=arguments.filter)
     folder = find_checkpoint(base)
     head, tokenizer = read_head(folder), TextTokenizer.from_folder(folder)
-    run: dict[str, Any] = {"model": Path(base.model).name if base.model else "embedded default model", "sets": {}}
+    run: dict[str, Any] = {
+        "made": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "command": "python -m benchmarks.quality.hybrid",
+        "model": Path(base.model).name if base.model else "embedded default model",
+        "weights": space_of(base)["weights"],
+        "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}",
+        "filter": arguments.filter,
+        "sets": {},
+    }
     for data in _chosen_sets(arguments):
         states = open_states(data, base, Runtime(dtype=arguments.dtype), arguments.states)
         measured = Measured(data, *states.values(), head, tokenizer, chosen)
@@ -237,7 +243,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--queries", type=int, help="only the first so many queries, of all documents")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--states", type=Path, help="a folder that keeps the models' states for the next run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "hybrid.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "hybrid.json")
     return parser.parse_args(given)
 
 

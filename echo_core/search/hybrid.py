@@ -100,6 +100,12 @@ class Fusion:
         return {part: getattr(self, part) for part in PARTS if getattr(self, part) > 0}
 
 
+# What was measured to serve, see docs/search.md: questions that reuse the texts' words, and vectors that are as good as
+# can be, to which words as they are written only add noise.
+SHARED_WORDS = Fusion(dense=1.0, bm25=0.5)
+STRONG_DENSE = Fusion(dense=1.0, bm25=0.0, key_tokens=0.1)
+
+
 def fuse_candidates(scores: Mapping[str, Scores], fusion: Fusion) -> Scores:
     """The fused scores (C,) of one query's C candidates.
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from echo_core import ConfigError, EchoEncoder, EmptyTextError, ModelError
 from echo_core.methods.key_tokens import sample_texts
+from echo_core.methods.share_matrix import share_matrix
 
 OPTIONS = [
     {},
@@ -67,6 +68,29 @@ def test_words_of_the_embedded_model_are_about_the_text():
         "Why do I wake up at night?", "Evening light keeps people awake and makes their sleep short."
     )
     assert found.words_in_common
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_several_passages_are_explained_and_drawn_as_a_matrix(encoder: EchoEncoder, tmp_path: Path, ending):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"shares.{ending}"
+    found = encoder.explain_all(PLAIN[1], PLAIN[2:], plot=path)
+    assert [each.score for each in found] == [
+        pytest.approx(encoder.explain(PLAIN[1], document).score, abs=1e-6) for document in PLAIN[2:]
+    ]
+    words, shares = share_matrix(found)
+    assert words == PLAIN[1].split()
+    assert shares.sum(axis=1) == pytest.approx([each.score for each in found], abs=1e-5)
+    assert path.stat().st_size > 1000
+    assert encoder.explain_all(PLAIN[1], []) == []
+
+
+def test_a_matrix_is_drawn_on_axes_of_the_callers(encoder: EchoEncoder):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = figure.add_subplot()
+    found = encoder.explain_all(PLAIN[1], PLAIN[2:], plot=axes)
+    assert [label.get_text() for label in axes.get_xticklabels()] == PLAIN[1].split()
+    assert axes.get_yticklabels()[0].get_text() == f"{PLAIN[2]}  {found[0].score:.2f}"
 
 
 def test_what_is_asked_wrongly_is_refused(encoder: EchoEncoder):

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from echo_core.errors import ConfigError
-from echo_core.search.hybrid import SCALES, fuse_scores, reciprocal_rank_fusion
+from echo_core.search.hybrid import (
+    SCALES,
+    SHARED_WORDS,
+    STRONG_DENSE,
+    Fusion,
+    best,
+    fuse_candidates,
+    fuse_scores,
+    reciprocal_rank_fusion,
+)
 
 
 def test_ranks_are_fused_by_their_reciprocals():
@@ -41,3 +50,44 @@ def test_wrong_scales_and_weights_are_refused():
         fuse_scores([np.ones((1, 2))], scale="softmax")
     with pytest.raises(ConfigError, match="weights must be one for each of the 2 rankings, got 1"):
         reciprocal_rank_fusion([["a"], ["b"]], weights=[1])
+
+
+def test_candidates_are_fused_by_scores_or_by_ranks_without_those_that_share_no_word():
+    scores = {"dense": np.array([0.9, 0.5, 0.1]), "bm25": np.array([0.0, 4.0, 2.0])}
+    by_scores = fuse_candidates(scores, Fusion(bm25=0.5))
+    expected = fuse_scores([line[None] for line in scores.values()], [1, 0.5])[0]
+    assert by_scores.tolist() == pytest.approx(expected.tolist())
+    by_ranks = fuse_candidates(scores, Fusion(bm25=0.5, scale="ranks"))
+    assert by_ranks.tolist() == pytest.approx([1 / 61, 1 / 62 + 0.5 / 61, 1 / 63 + 0.5 / 62])
+
+
+@given(arrays(np.float64, 30, elements=st.sampled_from([0.0, 1.0, 2.0, 3.0])), st.integers(1, 40), st.booleans())
+def test_the_best_are_those_of_a_sort(scores, count, filtered):
+    allowed = np.arange(30) % 2 == 0 if filtered else None
+    kept = [i for i in range(30) if scores[i] > 0 and (allowed is None or allowed[i])]
+    found = best(scores, count, allowed)
+    assert len(found) == min(count, len(kept))
+    assert set(found) <= set(kept)
+    assert sorted(scores[found], reverse=True) == scores[found].tolist()
+    assert scores[found].tolist() == sorted((scores[i] for i in kept), reverse=True)[:count]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dense": -1}, "dense must be a weight of at least 0, got -1"),
+        ({"bm25": True}, "bm25 must be a weight"),
+        ({"key_tokens": float("inf")}, "key_tokens must be a weight"),
+        ({"scale": "softmax"}, "scale must be one of 'z', 'min-max', 'ranks'"),
+        ({"candidates": 0}, "candidates must be an integer of at least 1"),
+        ({"dense": 0, "bm25": 0}, "one of dense, bm25 and key_tokens must be above 0"),
+    ],
+)
+def test_wrong_fusions_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Fusion(**fields)
+
+
+def test_settings_that_are_recommended_count_what_they_say():
+    assert SHARED_WORDS.weights == {"dense": 1.0, "bm25": 0.5} == Fusion().weights
+    assert STRONG_DENSE.weights == {"dense": 1.0, "key_tokens": 0.1}

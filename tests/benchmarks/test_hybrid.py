@@ -1,0 +1,41 @@
+"""The benchmark of sparse vectors and fusions, on states of random numbers in place of a model's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("bm25s")
+
+from benchmarks.quality import hybrid, scores
+from echo_core.search.hybrid import Fusion
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_system_is_scored_on_a_set_and_told_in_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "SAMPLES", 5)
+    chance = np.random.default_rng(0)
+    shapes = {"documents": 72, "queries": 40, "sample": 32}
+    states = {name: chance.normal(size=(count, 384)).astype(np.float32) for name, count in shapes.items()}
+    np.savez(tmp_path / "embedded-demo-questions-72-40.npz", **states)
+    given = ["--data", str(ROOT / "examples/data"), "--states", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    run = hybrid.measure(hybrid.read_arguments([*given, "--sets", "demo questions"]))
+    found = run["sets"]["demo questions"]
+    assert set(found["systems"]) == {"dense, raw", "BM25", *hybrid.SPARSE, *hybrid.FUSIONS}
+    assert found["systems"]["BM25"]["value"] == pytest.approx(61.64, abs=0.1)
+    assert found["systems"]["dense, raw"]["value"] < 40
+    assert set(found["alignment"]) == {"sample", "fitted"}
+    assert json.loads((tmp_path / "out.json").read_text())["sets"] == run["sets"]
+    assert len(hybrid.table(run).splitlines()) == 2 + len(found["systems"])
+
+
+def test_what_no_ranking_found_has_no_fused_score():
+    parts = {"dense": np.array([[0.9, 0.8, 0.7, 0.6]]), "bm25": np.array([[0.0, 0.0, 0.0, 3.0]])}
+    fused = hybrid.fused(parts, Fusion(candidates=1))[0]
+    assert fused[[1, 2]].max() < -1e8
+    assert fused[[0, 3]].min() > -1e8
