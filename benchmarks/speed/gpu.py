@@ -26,7 +26,7 @@ import transformers
 
 from benchmarks.speed.gpu_measures import free_memory, instructions, kernels, query_latency, rates, smoke, under_load
 from benchmarks.speed.machine import describe_machine, matmul_peak
-from benchmarks.speed.peers import Encode
+from benchmarks.speed.peers import Encode, say_twice
 from benchmarks.speed.setting import MAX_TOKENS, Setting
 from benchmarks.speed.shapes import SHAPES, make_checkpoint
 from benchmarks.speed.systems import BUILDS
@@ -81,6 +81,7 @@ class Way:
     needs: float = 15
     share: int = 1  # one of so many of the texts, for a slow one
     options: dict[str, int] = field(default_factory=dict)
+    say: Callable[[str], str] = say_twice  # the prompt whose tokens are counted
 
 
 def ways_of(setting: Setting) -> dict[str, Way]:
@@ -88,7 +89,7 @@ def ways_of(setting: Setting) -> dict[str, Way]:
     plain, st = Runtime(device=setting.device, dtype=setting.dtype), BUILDS["sentence-transformers"]
     return {
         "echo": Way(BUILDS["echo"], 20),
-        "classical": Way(BUILDS["classical (half the tokens)"]),
+        "classical": Way(BUILDS["classical (half the tokens)"], say=str),
         **{f"sentence-transformers, {rows} rows": Way(st, options={"batch_size": rows}) for rows in ROWS},
         "reference recipe": Way(BUILDS["reference recipe"], share=4),
         "echo, padded": Way(partial(echo_with, runtime=replace(plain, attention="padded"))),
@@ -97,7 +98,6 @@ def ways_of(setting: Setting) -> dict[str, Way]:
             for size in BUDGETS
         },
         "echo, compiled": Way(BUILDS["echo, compiled"], 80),
-        "echo, fp8": Way(partial(echo_with, runtime=replace(plain, dtype="fp8")), 20),
     }
 
 
@@ -117,7 +117,7 @@ def measure_shape(one: Pass, setting: Setting, count: int) -> None:
 def measure_way(setting: Setting, way: Way, texts: dict[str, list[str]]) -> dict[str, Any]:
     """The rates of one system for each kind of texts."""
     call = partial(way.build(setting), **way.options)
-    return {kind: rates(setting, call, said[: -(-len(said) // way.share)]) for kind, said in texts.items()}
+    return {kind: rates(setting, call, said[: -(-len(said) // way.share)], way.say) for kind, said in texts.items()}
 
 
 def echo_with(setting: Setting, runtime: Runtime) -> Encode:

@@ -58,10 +58,15 @@ def seconds_of(call: Callable[[], object], repeats: int = 3) -> float:
     return statistics.median(taken)
 
 
-def rates(setting: Setting, call: Encode, texts: Sequence[str]) -> dict[str, float]:
-    """Texts and echo tokens a second, and the share of the best product rate that echo's work then is."""
+def rates(
+    setting: Setting, call: Encode, texts: Sequence[str], say: Callable[[str], str] = say_twice
+) -> dict[str, float]:
+    """Texts and tokens a second, and the share of the best product rate that the work for these tokens then is.
+
+    Those are the tokens of ``say`` of each text, without padding: for all but classical the echo prompt's.
+    """
     tokenizer = AutoTokenizer.from_pretrained(setting.folder)
-    lengths = [len(ids) for ids in tokenizer([say_twice(text) for text in texts]).input_ids]
+    lengths = [len(ids) for ids in tokenizer([say(text) for text in texts]).input_ids]
     taken = seconds_of(partial(call, texts), setting.repeats)
     work = forward_flops(SHAPES[setting.shape], lengths)
     return {
@@ -109,7 +114,10 @@ def log_of_core() -> Iterator[list[str]]:
 
 
 def host_waits(device: str, call: Callable[[], object]) -> list[str]:
-    """Where the host waited for the device in a call, as torch tells."""
+    """Where the host waited for the device in a call, as torch tells.
+
+    Once a process torch warns at ``set_sync_debug_mode`` itself, that the mode is a prototype: that is no wait.
+    """
     if device == "cpu":
         return []
     with warnings.catch_warnings(record=True) as caught:
@@ -119,7 +127,8 @@ def host_waits(device: str, call: Callable[[], object]) -> list[str]:
             call()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return [f"{Path(each.filename).name}:{each.lineno}" for each in caught if "synchroniz" in str(each.message)]
+    waits = [each for each in caught if "called a synchronizing" in str(each.message)]
+    return [f"{Path(each.filename).name}:{each.lineno}" for each in waits]
 
 
 def query_latency(
