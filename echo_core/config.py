@@ -22,7 +22,7 @@ OVERFLOWS = ("window", "truncate", "error")
 EMPTIES = ("error", "zero")
 CAPS = (None, "sentence")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "bfloat16", "float16", "fp8")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTIONS = ("auto", "packed", "padded")
 
 # The two checkpoints released with arXiv 2402.15449, with the templates of its reference code: 300 tokens a saying,
@@ -186,7 +186,7 @@ class Runtime:
     """How vectors are computed: the same vectors, within rounding, whatever it says. Never saved."""
 
     device: str = "auto"  # "cuda:1" works too
-    dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32; "fp8": see fp8.py
+    dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32
     token_budget: int | None = None  # tokens of a batch, with padding, without a shared prefix; None: by the device
     attention: str = "auto"  # of ATTENTIONS: rows end to end or padded; "auto": end to end, where the model can
     compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches
@@ -202,6 +202,9 @@ class Runtime:
         """
         if not isinstance(self.device, str) or self.device.split(":")[0] not in DEVICES:
             check_choice("device", self.device, DEVICES)
+        if self.dtype == "fp8":  # of version 0.1.0
+            rule = f"must be one of {', '.join(map(repr, DTYPES))}"
+            raise ConfigError(f"dtype {rule}, got 'fp8'; quantize the weights instead, by EchoConfig(quantization=…)")
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("attention", self.attention, ATTENTIONS)
         for name in ("compile", "cuda_graphs", "trust_remote_code"):

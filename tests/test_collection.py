@@ -33,8 +33,8 @@ NEEDS = {  # module that a test imports → package that it skips without
     [
         ("gpu", True),
         ("gpu and not slow", True),
-        ("fp8 or gpu", True),
-        ("not slow and not gpu and not fp8", False),
+        ("torchao or gpu", True),
+        ("not slow and not gpu and not torchao", False),
         ("slow", False),
         ("", False),
     ],

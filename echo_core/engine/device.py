@@ -45,13 +45,11 @@ def _count_devices() -> dict[str, int]:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype that a Runtime names, for "fp8" that of all but the linear layers.
+    """The dtype that a Runtime names.
 
     "auto" is bfloat16 where the device multiplies it, else float32. float16 is never chosen: pretrained models have
     activations beyond its range.
     """
-    if wanted == "fp8":
-        return torch.bfloat16
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
     has_bf16 = HAS_BF16.get(device.type)

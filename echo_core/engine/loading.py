@@ -18,15 +18,14 @@ from echo_core.engine.architecture import check_sizes
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.device import choose_device, choose_dtype
 from echo_core.engine.speedups.compile import check_compile, compile_layers
-from echo_core.engine.speedups.fp8 import check_fp8, quantize
 from echo_core.engine.speedups.graphs import check_graphs, use_graphs
 from echo_core.engine.speedups.packed_weights import pack
 from echo_core.engine.threads import load_lock
-from echo_core.errors import ConfigError, ModelError
+from echo_core.errors import ModelError
 from echo_core.identity.weights import weight_files
 
-CHECKS = (check_fp8, check_compile, check_graphs)  # before anything is loaded
-SPEEDUPS = (quantize, pack, compile_layers, use_graphs)  # in this order: a compiled layer has its weights already
+CHECKS = (check_compile, check_graphs)  # before anything is loaded
+SPEEDUPS = (pack, compile_layers, use_graphs)  # in this order: a compiled layer has its weights already
 
 
 def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: Sequence[int] = ()) -> Decoder:
@@ -41,12 +40,9 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
     Raises:
         ModelError: an encoder, an encoder-decoder, an architecture that transformers does not know, or weights that are
             missing.
-        ConfigError: ``layer`` beyond the model's, a device that is not there, or a dtype that it cannot multiply or
-            that the model does not bear.
+        ConfigError: ``layer`` beyond the model's, or a device that is not there.
     """
     device = choose_device(runtime.device)
-    if config.quantization is not None and runtime.dtype == "fp8":
-        raise ConfigError("dtype must not be 'fp8' where quantization is set; leave one of them out")
     for check in CHECKS:
         check(runtime, device)
     with load_lock():

@@ -40,7 +40,6 @@ TOLERANCES = {
     "same sum": Tolerance(1e-3, 16),  # another attention, in another order
     "same product": Tolerance(1e-4, 16),  # other machine code for the same numbers
 }
-FP8_COSINE = 0.995  # least, of rows' mean states
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,6 @@ def pooled_states_stay(
     whole = forward(rows.ids, None, 0, None)[:, -2:]
     with pruned(Batch(rows.ids.cpu(), spans)):
         return near("same product", forward(rows.ids, None, 0, None)[:, -2:], whole, rows.dtype)
-
-
-def fp8_cosine(states: Tensor, expected: Tensor) -> float:
-    """The least cosine of rows' mean states (B, T, D) in 8 bits to those before; to be compared with FP8_COSINE."""
-    return float(torch.cosine_similarity(states.float().mean(1), expected.float().mean(1)).min())
 
 
 _END_TO_END = (0, 1, 2, 0, 2, 0, 2)  # which of the probe rows ``end_to_end`` gives the ends of

@@ -94,4 +94,3 @@ def test_auto_takes_bfloat16_where_the_chosen_gpu_has_tensor_cores_for_it(capabi
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: of[device.index if device else 0])
     assert choose_dtype("auto", torch.device("cuda:1")) is expected
     assert choose_dtype("bfloat16", torch.device("cuda:1")) is torch.bfloat16
-    assert choose_dtype("fp8", torch.device("cuda:1")) is torch.bfloat16

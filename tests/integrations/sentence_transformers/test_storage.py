@@ -123,7 +123,7 @@ def test_a_quantization_of_the_weights_is_passed_on(tiny_llama: Path) -> None:
         EchoSentenceTransformer(EchoConfig(str(tiny_llama), quantization={"quant_method": "nonsense"}), device="cpu")
 
 
-@pytest.mark.fp8
+@pytest.mark.torchao
 def test_a_quantized_model_gives_the_encoders_vectors(model_folder: object, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     int8 = {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {"group_size": None}}
