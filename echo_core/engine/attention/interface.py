@@ -1,8 +1,9 @@
 """Causal attention of our own, registered with transformers, so that no model's code is touched.
 
-It serves rows end to end, and on a CPU padded rows too; how a device attends is in a file named after it. Sliding
-windows and grouped heads are respected, gradients flow. What cannot be computed exactly (soft caps, sinks, dropout, a
-window that the model keeps to itself) is refused, and the caller goes back to the model's own attention.
+It serves rows end to end, and on a CPU padded rows too; how a device attends is in a file named after it. On another
+device padded rows are served by torch's own kernel, without the mask for which transformers waits. Sliding windows and
+grouped heads are respected, gradients flow. What cannot be computed exactly (soft caps, sinks, dropout, a window that
+the model keeps to itself) is refused, and the caller goes back to the model's own attention.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ from echo_core.engine.attention.heads import Heads
 from echo_core.engine.attention.packing import Packing
 from echo_core.errors import ModelError
 
-ROWS = "echo_rows"  # the name under which transformers knows the function
+ROWS, PADDED = "echo_rows", "echo_padded"  # the names under which transformers knows the functions
 KERNELS: dict[str, Callable[[Heads, Packing], Tensor]] = {"cuda": attend_on_cuda}  # another device: attend_on_cpu
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # arguments of single families that change the result
 
 
 def register_attention() -> None:
-    """Make ``model.set_attn_implementation(ROWS)`` possible; as no mask function goes with it, no mask is built."""
+    """Make ``model.set_attn_implementation(ROWS)`` possible, or with PADDED; no mask function goes with these names.
+
+    So transformers builds no mask, nor looks on the device whether one is needed.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(ROWS, attend_rows)
+    AttentionInterface.register(PADDED, attend_padded)
 
 
 def attend_rows(
@@ -71,6 +76,37 @@ def attend_rows(
     window = sliding_window if sliding_window is not None and sliding_window < rows.longest else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attend(Heads(query, key, value, scale, window, before), rows), None
+
+
+def attend_padded(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """What ``attend_rows`` gives for padded rows, by torch's SDPA as transformers calls it; raises like it.
+
+    For rows without a mask transformers compares their positions on the device, and the host waits for the answer once
+    a pass, twice where layers slide. Here rows are always padded on the right, so only a window needs a mask.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if not torch.compiler.is_compiling():
+        _refuse(module, attention_mask, dropout, sliding_window, None, others)
+    length = query.shape[2]
+    seen = None if sliding_window is None or sliding_window >= length else _seen(length, sliding_window, query.device)
+    return sdpa_attention_forward(module, query, key, value, seen, **others)  # type: ignore[no-any-return]
+
+
+def _seen(length: int, window: int, device: torch.device) -> Tensor:
+    """Which tokens (columns) each token (rows) of a row sees, itself included: (1, 1, T, T) bool."""
+    places = torch.arange(length, device=device)
+    back = places[:, None] - places
+    return ((back >= 0) & (back < window))[None, None]
 
 
 def _padded(rows: int, length: int) -> Packing:

@@ -11,14 +11,16 @@ from tiny_models import FAMILIES, WINDOW
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, Runtime
-from echo_core.engine.attention.choose import choose_attention
-from echo_core.engine.attention.interface import ROWS, attend_rows
+from echo_core.engine.attention.choose import Attention, choose_attention
+from echo_core.engine.attention.interface import PADDED, ROWS, attend_rows
 from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import pack_rows, pad_rows, round_up
 from echo_core.engine.loading import load_decoder
+from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import shared_tokens
 from echo_core.engine.probes import ProbeRows
 from echo_core.engine.runner import load_runner
+from echo_core.engine.speedups.waits import NoWaiting
 from echo_core.errors import ModelError
 from echo_core.text.rows import Row, Span
 
@@ -46,6 +48,46 @@ def test_rows_end_to_end_give_the_vectors_of_the_oracle_and_of_padded_rows(famil
     oracle = open_oracle(folder)
     np.testing.assert_allclose(vectors, padded.encode_documents(TEXTS), atol=2e-5)
     np.testing.assert_allclose(vectors, [oracle.vector(PIECES["echo"], {"text": text}) for text in TEXTS], atol=2e-5)
+
+
+@pytest.fixture
+def as_elsewhere(monkeypatch):
+    """The CPU serves padded rows as another device does, by torch's kernel."""
+    monkeypatch.setattr("echo_core.engine.attention.choose._BY_BLOCKS", ())
+
+
+@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - CANNOT))
+def test_padded_rows_on_another_device_are_the_oracle_s_and_nothing_waits_for_it(family, model_folder):
+    """transformers looked in every pass whether positions begin anew in a row: `.all()` of a tensor on the device."""
+    config = EchoConfig(str(model_folder(family)), query_template="echo", document_template="echo")
+    encoder = EchoEncoder(config, packed_runtime("padded"))
+    decoder = encoder._engine.runner.decoder
+    assert decoder.prepare().attention == Attention("padded", PADDED)
+    batch = pad_rows([Row(np.arange(5, 5 + length), (Span(i, 2, length),)) for i, length in enumerate((4, 2 * WINDOW))])
+    with NoWaiting():
+        pool_spans(decoder.states(batch), batch.spans, "mean")
+    oracle = open_oracle(model_folder(family))
+    expected = [oracle.vector(PIECES["echo"], {"text": text}) for text in TEXTS]
+    np.testing.assert_allclose(encoder.encode_documents(TEXTS), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_the_model_s_own_attention_waits_for_the_device_in_each_pass(family, model_folder):
+    """The premise of the test before: such a wait would be found."""
+    folder = model_folder(family)
+    decoder = load_decoder(folder, EchoConfig(str(folder)), packed_runtime("padded"))
+    decoder.use_own_attention()
+    with NoWaiting(), pytest.raises(ModelError, match=r"waits for the device in aten\._local_scalar_dense"):
+        decoder.forward(torch.arange(5, 25).view(2, 10))
+
+
+@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.parametrize("family", sorted(CANNOT))
+def test_a_model_that_torch_s_kernel_does_not_serve_keeps_its_own_attention(family, model_folder):
+    folder = model_folder(family)
+    decoder = load_decoder(folder, EchoConfig(str(folder)), packed_runtime("padded"))
+    assert decoder.prepare().attention == Attention("padded", "eager")
 
 
 @pytest.mark.parametrize("family", sorted(CANNOT))
