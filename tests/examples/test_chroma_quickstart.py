@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("chromadb")
+
 from echo_chroma.folder import read_folder
 from echo_core import EchoConfig, EchoEncoder, EchoError, EmbeddingSpaceMismatch, EmptyTextError
 from echo_core.identity.checkpoint import DEFAULT_MODEL
