@@ -16,7 +16,7 @@ from torch import Tensor
 
 from echo_core.engine.batches import to_device
 
-APART = 512  # shared tokens from which on these are attended to apart; measured on a CPU only (LOG.md)
+APART = 512  # shared tokens from which on these are attended to apart; where it pays was measured on a CPU (LOG.md)
 GATHERED = 2**17  # keys that are put together at one time: with their values half a GiB for 8 heads of 128 in 16 bits
 Counts = NDArray[np.int64]  # one a row, or a token
 

@@ -1,6 +1,7 @@
 """Layers compiled by torch on a GPU, each for any length. Opt-in: seconds to minutes at the first batches.
 
-On a CPU it gained nothing over packed weights, and a query alone took longer (LOG.md).
+On an H200 a model of 7B's shape was 1.13 to 1.15 times as fast. On a CPU it gained nothing over packed weights, and a
+query alone took longer (LOG.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A graph is the whole pass for one number of tokens. Ids, positions and where rows start lie in memory of the device, so
 that a replay serves any rows that fit; what is left of its tokens is one more row, which nobody reads. A graph is
 captured when it is first wanted, and is used only if it gives the states of that batch. It reads the weights where they
-were then, and calls no hooks: what needs these (Token Prepending, pruning, states of each layer) runs as ever.
+were then, and calls no hooks: what needs these (Token Prepending, pruning, states of each layer) runs as ever. On an
+H200 one query of a model of 135 million parameters took 4.4 ms, and 25 without (LOG.md).
 """
 
 from __future__ import annotations
