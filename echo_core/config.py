@@ -202,10 +202,7 @@ class Runtime:
         """
         if not isinstance(self.device, str) or self.device.split(":")[0] not in DEVICES:
             check_choice("device", self.device, DEVICES)
-        if self.dtype == "fp8":  # of version 0.1.0
-            rule = f"must be one of {', '.join(map(repr, DTYPES))}"
-            raise ConfigError(f"dtype {rule}, got 'fp8'; quantize the weights instead, by EchoConfig(quantization=…)")
-        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("dtype", self.dtype, DTYPES, "weights of fewer bits: EchoConfig(quantization=…)")
         check_choice("attention", self.attention, ATTENTIONS)
         for name in ("compile", "cuda_graphs", "trust_remote_code"):
             check_choice(name, getattr(self, name), (True, False))

@@ -71,11 +71,15 @@ class StoreError(EchoError):
     """A vector store did not answer, or refused a record; the message says what it holds by now and how to go on."""
 
 
-def check_choice(field: str, value: object, allowed: Iterable[object]) -> None:
-    """Raise ConfigError unless ``value`` is one of ``allowed``, in type too (1 is not True)."""
+def check_choice(field: str, value: object, allowed: Iterable[object], way_out: str = "") -> None:
+    """Raise ConfigError unless ``value`` is one of ``allowed``, in type too (1 is not True).
+
+    ``way_out`` ends the message: what else to do.
+    """
     options = tuple(allowed)
     if not any(type(value) is type(option) and value == option for option in options):
-        raise ConfigError(f"{field} must be one of {', '.join(map(repr, options))}, got {value!r}")
+        problem = f"{field} must be one of {', '.join(map(repr, options))}, got {value!r}"
+        raise ConfigError(f"{problem}; {way_out}" if way_out else problem)
 
 
 def check_integer(field: str, value: object, minimum: int) -> None:

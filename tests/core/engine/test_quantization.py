@@ -53,9 +53,10 @@ def test_anything_else_is_refused(value: Any):
         EchoConfig(quantization=value)
 
 
-def test_the_dtype_of_8_bits_that_there_was_names_it_as_the_way_out():
-    with pytest.raises(ConfigError, match=r"dtype must be one of 'auto'.*, got 'fp8'; .*EchoConfig\(quantization=…\)"):
-        Runtime(dtype="fp8")
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])  # the former was a dtype of version 0.1.0
+def test_a_dtype_of_fewer_bits_is_refused_and_it_is_named_as_the_way_out(dtype: str):
+    with pytest.raises(ConfigError, match=rf"dtype must be one of 'auto'.*, got '{dtype}'; .*\(quantization=…\)"):
+        Runtime(dtype=dtype)
 
 
 def test_an_unknown_method_is_a_model_error(tiny_llama: Path):
