@@ -62,7 +62,7 @@ def test_states_of_padded_rows_are_those_of_each_row_alone(family: str, model_fo
     states = decoder(folder).states(batch)
     for row, (start, end) in zip(rows, batch.spans, strict=True):
         torch.testing.assert_close(
-            states[start:end], open_oracle(folder).states(row.ids.tolist()), atol=1e-5, rtol=1e-5
+            states[start:end], open_oracle(folder).states(row.ids.tolist()), atol=3e-5, rtol=1e-5
         )
 
 
