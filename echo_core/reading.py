@@ -180,8 +180,7 @@ class Reading:
         Raises:
             ModelError: the checkpoint has no LM head.
         """
-        engine = self._engine
-        return filter_basis(engine.folder, engine.runtime.trust_remote_code, engine.weights)
+        return filter_basis(self._engine.folder, self._engine.runtime.trust_remote_code, self._engine.weights)
 
     def _read(self, vectors: Vectors, k: int, merged: bool) -> list[list[Word]]:
         count = min(len(self._head), k * TOKENS_A_WORD if merged else k)

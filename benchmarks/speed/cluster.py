@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         model = "tiny" if options.memory else options.model
         config = EchoConfig(str(make_checkpoint(model, Path(temporary))))
-        ray.init(num_cpus=os.cpu_count(), log_to_driver=False, include_dashboard=False)
+        ray.init(address="local", num_cpus=os.cpu_count(), log_to_driver=False, include_dashboard=False)
         found = memory(config, options) if options.memory else rates(config, options)
     print(json.dumps({"machine": describe_machine("cpu"), "model": model, **found}, indent=1))
 
@@ -98,11 +98,10 @@ def rates(config: EchoConfig, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def process_rate(encoder: EchoEncoder, texts: list[str], size: int) -> float:
-    """Texts a second of this process, after the first batch as for the actors."""
-    started = 0.0
-    for number, _ in enumerate(encoder.iter_documents(texts), 1):
-        if number == size:
-            started = time.perf_counter()
+    """Texts a second of this process, which has met the first batch already, as the actors have."""
+    encoder.encode_documents(texts[:size])
+    started = time.perf_counter()
+    encoder.encode_documents(texts[size:])
     return (len(texts) - size) / (time.perf_counter() - started)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 # What other servers call the two roles; the first two names are ours.
 INPUT_TYPES = {
@@ -14,6 +14,7 @@ INPUT_TYPES = {
     "search_document": "document",
     "passage": "document",
 }
+_ONE_OR_SEVERAL = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _IDS = (
     "must be a string or a list of strings, got token ids, which belong to another model's tokenizer; send the text "
     "itself (langchain-openai: OpenAIEmbeddings(check_embedding_ctx_length=False))"
@@ -60,7 +61,7 @@ class EmbeddingsBody(_Body):
     """The body of ``POST /v1/embeddings``."""
 
     model: Text
-    input: Annotated[list[str], BeforeValidator(_texts)] = Field(json_schema_extra={"anyOf": [{"type": "string"}]})
+    input: Annotated[list[str], BeforeValidator(_texts), WithJsonSchema(_ONE_OR_SEVERAL)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     input_type: Annotated[str | None, AfterValidator(_input_type)] = None  # a key of INPUT_TYPES

@@ -22,6 +22,7 @@ import chromadb
 import ray
 from ray.cluster_utils import Cluster
 
+from echo_core import ConfigError
 from echo_core.identity.document_ids import document_id
 from echo_ray import EchoBatchEmbedder, Written, embed_dataset, without_stored, write_chroma
 
@@ -102,6 +103,11 @@ def test_embed_dataset_chooses_actors_and_bears_bad_rows(cluster, config, runtim
     assert table.num_rows == 150
     assert table.schema.field("vector").type == pa.list_(pa.float16(), encoder.dimension)
     assert sum(error is not None for error in table["error"].to_pylist()) == 50
+    for wrong, said in (({"actors": 0}, "actors must be"), ({"role": "poem"}, "role must be one of")):
+        with pytest.raises(ConfigError, match=said):
+            embed_dataset(ray.data.from_arrow(rows), config, runtime, **wrong)
+    with pytest.raises(ConfigError, match="must have the column 'text', got 'body'"):
+        embed_dataset(ray.data.from_arrow(rows.rename_columns(["body"])), config, runtime)
 
 
 def test_rows_reach_a_chroma_server_and_a_second_run_embeds_nothing(cluster, config, runtime, encoder, chroma_server):
@@ -129,7 +135,7 @@ JOB = """
     texts, port, name, model, template, query = eval(sys.stdin.read())
     config = EchoConfig(model, document_template=template, query_template=query, max_tokens=64)
     runtime = Runtime(device="cpu", dtype="float32")
-    ray.init(num_cpus=2, log_to_driver=False, object_store_memory=200 << 20)
+    ray.init("local", num_cpus=2, log_to_driver=False, object_store_memory=200 << 20)
     server = {"host": "127.0.0.1", "port": port}
     rows = ray.data.from_arrow(pa.table({"text": texts})).repartition(30)
     left = without_stored(rows, server, name)

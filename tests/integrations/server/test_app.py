@@ -131,6 +131,15 @@ def test_the_models_are_listed_with_their_roles_and_space(client, encoder):
     assert client.get("/v1/models/gpt").status_code == 404
 
 
+def test_the_schema_says_what_a_request_may_hold(client):
+    schema = client.get("/openapi.json").json()
+    body = schema["components"]["schemas"]["EmbeddingsBody"]
+    assert [kind["type"] for kind in body["properties"]["input"]["anyOf"]] == ["string", "array"]
+    assert set(body["required"]) == {"model", "input"}
+    assert body["additionalProperties"] is False
+    assert "/v1/embeddings" in schema["paths"]
+
+
 def test_an_unknown_path_and_a_wrong_method_have_openais_body(client):
     for answer, status in ((client.get("/v2"), 404), (client.get("/v1/embeddings"), 405)):
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
