@@ -226,8 +226,7 @@ class Reading:
         return np.asarray((states - self._shared_parts[key]) * states.any(axis=1, keepdims=True))
 
     def _sample_states(self, pipeline: Pipeline) -> Vectors:
-        names = pipeline.prompts.template.variables - {"text"}
-        fillers = {name: " " for name in names}  # what a call would say there is not known here
+        fillers = dict.fromkeys(pipeline.prompts.template.variables - {"text"}, " ")  # what a call says is not known
         instruction = fillers.pop("instruction", None) if self.config.instruction is None else None
         fillers.pop("instruction", None)
         return pipeline.encode(sample_texts(), instruction, fillers or None)

@@ -75,11 +75,7 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
                 options["modules"] = self._built(checkpoint_of(name), name, {"revision": name.revision, **options})
                 name = None
             super().__init__(name, **options)
-            kinds = [type(module) for module in self]
-            if kinds != [*_KINDS]:
-                rule = "must be an EchoTransformer, an EchoPooling and an EchoKeyTokens"
-                got = [kind.__name__ for kind in kinds]
-                raise ModelError(f"modules {rule}, got {got}; EchoSentenceTransformer opens dense models")
+            _check_kinds([type(module) for module in self])
             self[0].marks_roles = True
             self[0].decoder.prepare()
             self[0].decoder.use_own_attention()
@@ -144,3 +140,10 @@ def _checked(sparse: SparseOptions) -> SparseOptions:
         rule = "must be left alone in sentence-transformers, which hands no words and no corpus over"
         raise ConfigError(f"tokens, queries and idf {rule}, got {sparse}; EchoEncoder serves them")
     return sparse
+
+
+def _check_kinds(kinds: list[type]) -> None:
+    if kinds != [*_KINDS]:
+        rule = "must be an EchoTransformer, an EchoPooling and an EchoKeyTokens"
+        got = [kind.__name__ for kind in kinds]
+        raise ModelError(f"modules {rule}, got {got}; EchoSentenceTransformer opens dense models")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+pytest.importorskip("pyarrow")
+
 import pandas as pd
 import pyarrow as pa
-import pytest
 
 from echo_core import ConfigError, EchoConfig, EchoError
 from echo_core.identity.document_ids import document_id
