@@ -88,8 +88,6 @@ class Reading:
             ConfigError: an unknown role or ``taken_out``, or ``k`` below 1.
         """
         check_integer("k", k, 1)
-        if not self._engine.runner.decoder.readout.is_output:
-            log.warning("words are read best from the last layer, got layer=%s; try layer=-1", self.config.layer)
         check_choice("role", role, ROLES)
         states = self._raw_pipelines[role].encode(texts, instruction, variables)
         return self._read(self._own_part(states, role, taken_out), k, merged)
@@ -210,6 +208,8 @@ class Reading:
 
     @cached_property
     def _head(self) -> Tensor:
+        if not self._engine.runner.decoder.readout.is_output:
+            log.warning("words are read best from the last layer, got layer=%s; try layer=-1", self.config.layer)
         return read_head(self._engine.folder, self._engine.runtime.trust_remote_code)
 
     @cached_property

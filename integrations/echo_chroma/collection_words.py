@@ -21,6 +21,7 @@ from chromadb.api.models.Collection import Collection
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.run import PAGE
 from echo_chroma.store import reaching
+from echo_core.config import EchoConfig
 from echo_core.errors import EmbeddingSpaceMismatch, StoreError
 from echo_core.identity.files import cache_folder
 from echo_core.search.bm25 import BM25Index
@@ -33,7 +34,7 @@ SETTLED = 2.0  # seconds; a file system's clock may give one time to two writes 
 
 log = logging.getLogger("echo_chroma")
 
-_known: dict[tuple[str, str, bool, SparseOptions | None], CollectionWords] = {}
+_known: dict[tuple[str, str, EchoConfig, bool, SparseOptions | None], CollectionWords] = {}
 _opening = threading.Lock()
 
 
@@ -61,18 +62,14 @@ class Worded:
 class CollectionWords:
     """BM25 and key tokens of a collection's documents. Threads share it; one brings it up to date, the others wait."""
 
-    def __init__(
-        self, collection: Collection, function: EchoEmbeddingFunction, bm25: bool, options: SparseOptions | None
-    ) -> None:
+    def __init__(self, bm25: bool, options: SparseOptions | None) -> None:
         """Nothing is read yet.
 
         Args:
-            collection: any with an EchoEmbeddingFunction.
-            function: the collection's.
             bm25: whether words as they are written are wanted.
             options: of the key tokens; None: none are wanted.
         """
-        self._collection, self._function, self._wants_bm25, self._options = collection, function, bm25, options
+        self._wants_bm25, self._options = bm25, options
         self._lock = threading.RLock()
         self._stamp: object = None
         self._names: set[str] | None = None
@@ -81,23 +78,29 @@ class CollectionWords:
         self._ids: dict[str, tuple[str, ...]] = {}
         self._places: dict[str, dict[str, int]] = {}
 
-    def refresh(self) -> None:
+    def refresh(self, collection: Collection, function: EchoEmbeddingFunction) -> None:
         """Return when the words are those of the collection.
 
         A store in a folder tells by its files that nothing was written since the last look; any other is read whole.
+
+        Args:
+            collection: the caller's, always the same one in the store.
+            function: makes the key tokens of new texts.
 
         Raises:
             StoreError: the store does not answer.
         """
         with self._lock:
-            stamp = store_stamp(self._collection)
+            stamp = store_stamp(collection)
             if stamp is not None and stamp == self._stamp:
                 return
-            texts = read_texts(self._collection)
+            texts = read_texts(collection)
             names = {_name(id, text): id for id, text in texts.items()}
             if names.keys() != self._names:
                 if self._options is not None:
-                    self._update_tokens(names, texts, self._options)
+                    if self._tokens is None:
+                        self._tokens = _opened(collection, function, self._options)
+                    self._update_tokens(names, texts, index_path(collection), function, self._options)
                 if self._wants_bm25:
                     self._bm25 = BM25Index([*texts], [*texts.values()])
                 self._number()
@@ -128,39 +131,47 @@ class CollectionWords:
         self._ids = {"bm25": () if self._bm25 is None else self._bm25.ids, "key_tokens": tokens}
         self._places = {part: {id: place for place, id in enumerate(ids)} for part, ids in self._ids.items()}
 
-    def _update_tokens(self, names: Mapping[str, str], texts: Mapping[str, str], options: SparseOptions) -> None:
-        if self._tokens is None:
-            self._tokens = self._opened(options)
-        index, path = self._tokens, index_path(self._collection)
+    def _update_tokens(
+        self,
+        names: Mapping[str, str],
+        texts: Mapping[str, str],
+        path: Path | None,
+        function: EchoEmbeddingFunction,
+        options: SparseOptions,
+    ) -> None:
+        index = self._tokens
+        if index is None:
+            return
         index.remove([name for name in index.ids if name not in names])
         new = [name for name in names if name not in index]
-        log.info("%s: key tokens of %d documents are to be made", self._collection.name, len(new))
+        log.info("key tokens of %d documents are to be made", len(new))
         for start in range(0, len(new), SAVED_EVERY):
             part = new[start : start + SAVED_EVERY]
-            index.add(part, self._function.encoder.encode_sparse_documents([texts[names[n]] for n in part], options))
+            index.add(part, function.encoder.encode_sparse_documents([texts[names[n]] for n in part], options))
             _save(index, path)
         if not new:
             _save(index, path)
 
-    def _opened(self, options: SparseOptions) -> KeyTokenIndex:
-        """The index that was kept, or a new one where there is none, or in doubt."""
-        path, space = index_path(self._collection), self._function.encoder.sparse_space(options)
-        try:
-            return KeyTokenIndex(space) if path is None else KeyTokenIndex.load(path, space)
-        except (EmbeddingSpaceMismatch, StoreError) as error:
-            if path is not None and path.exists():
-                log.info("key tokens are made anew: %s", error)
-            return KeyTokenIndex(space)
+
+def _opened(collection: Collection, function: EchoEmbeddingFunction, options: SparseOptions) -> KeyTokenIndex:
+    """The index that was kept, or a new one where there is none, or in doubt."""
+    path, space = index_path(collection), function.encoder.sparse_space(options)
+    try:
+        return KeyTokenIndex(space) if path is None else KeyTokenIndex.load(path, space)
+    except (EmbeddingSpaceMismatch, StoreError) as error:
+        if path is not None and path.exists():
+            log.info("key tokens are made anew: %s", error)
+        return KeyTokenIndex(space)
 
 
 def words_of(
     collection: Collection, function: EchoEmbeddingFunction, bm25: bool, options: SparseOptions | None
 ) -> CollectionWords:
-    """The process-wide words of a collection; the arguments are those of ``CollectionWords``."""
-    key = (str(collection.id), str(index_path(collection)), bm25, options)
+    """The process-wide words of a collection, as a function's model reads them."""
+    key = (str(collection.id), str(index_path(collection)), function.config, bm25, options)
     with _opening:
         if key not in _known:
-            _known[key] = CollectionWords(collection, function, bm25, options)
+            _known[key] = CollectionWords(bm25, options)
         return _known[key]
 
 

@@ -75,7 +75,7 @@ def hybrid_query(
         if fusion.bm25 or fusion.key_tokens:
             words = words_of(collection, function, fusion.bm25 > 0, sparse if fusion.key_tokens else None)
             if refresh or not words.is_ready:
-                words.refresh()
+                words.refresh(collection, function)
             worded = words.scores(texts, rows)
         return _answers(reads, vectors, worded, len(texts), n_results, fusion)
 

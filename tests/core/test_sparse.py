@@ -109,6 +109,13 @@ def test_states_that_the_lm_head_cannot_read_are_refused(tiny_llama: Path):
     assert encoder_of(tiny_llama, layer=3).encode_sparse_documents(PLAIN).nnz
 
 
+def test_words_of_another_layer_are_read_with_one_warning(tiny_llama: Path, caplog):
+    encoder = encoder_of(tiny_llama, layer=-2)
+    for _ in range(2):
+        encoder.words(PLAIN, k=2)
+    assert caplog.text.count("words are read best from the last layer, got layer=-2; try layer=-1") == 1
+
+
 def test_what_is_done_to_dense_vectors_leaves_the_sparse_space_alone(encoder: EchoEncoder, tiny_llama: Path):
     other = encoder.with_options(filter=None, dimension=None, normalize=False)
     spaces = [encoder.sparse_space(), other.sparse_space(), other.sparse_space(SparseOptions(k=3))]
