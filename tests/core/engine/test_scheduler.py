@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from step_runners import BAD, Model, row, scheduler_of, values
@@ -16,6 +17,9 @@ import echo_core.engine.thread_policy
 import echo_core.engine.worker
 from echo_core import EchoEncoder, Runtime
 from echo_core.engine.decoder import Decoder
+from echo_core.engine.jobs import Job, Share
+from echo_core.engine.scheduler import hand_out
+from echo_core.engine.steps import Planner
 from echo_core.text.rows import Row, Span
 
 
@@ -44,6 +48,24 @@ def test_calls_that_arrive_while_the_model_works_share_a_batch():
     model.gate.set()
     assert [values(job) for job in [first, *later]] == [[i] for i in range(6)]
     assert model.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_the_host_waits_once_for_a_batch_of_several_calls(monkeypatch):
+    """Each call copied its own vectors from the device: n waits for n callers."""
+    pooled, copied = torch.arange(6.0).view(3, 2), list[Tensor]()
+
+    def copy(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() != pooled.untyped_storage().data_ptr():
+            return tensor  # is on the CPU already
+        copied.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(Tensor, "cpu", copy)
+    jobs = [Job([row(name)], [[0]], lambda job: None) for name in (1, 2, 3)]
+    steps = tuple(Planner().step(job.rows) for job in jobs)
+    hand_out(Share(tuple(jobs), steps, None), pooled)
+    assert [job.result().tolist() for job in jobs] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+    assert len(copied) == 1
 
 
 def test_a_shared_batch_keeps_the_budget():
