@@ -120,8 +120,9 @@ class Passes:
             encoder = EchoEncoder(chosen, Runtime(dtype=side.dtype))
             layers = [max(1, round(at * encoder.layers)) if at == 0.5 else int(at) for at in LAYERS]
             layers = [layer if layer > 0 else encoder.layers + 1 + layer for layer in layers]
-            states = encoder.encode_layers([text for column in texts.values() for text in column], sorted(layers))
-        states = states[[sorted(layers).index(layer) for layer in layers]]
+            read = sorted({*layers})
+            states = encoder.encode_layers([text for column in texts.values() for text in column], read)
+        states = states[[read.index(layer) for layer in layers]]
         if file is not None:
             np.save(file, states)
         return states
