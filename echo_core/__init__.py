@@ -20,7 +20,7 @@ _HOMES = {
     "Runtime": "config",
     "SparseOptions": "sparse_options",
     "TEMPLATES": "template",
-    "PRESETS": "config",
+    "PRESETS": "released",
     "tune": "tuning.search",
     "Tuning": "tuning.search",
     "check_space": "identity.space",
@@ -42,7 +42,6 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from echo_core.config import PRESETS as PRESETS
     from echo_core.config import EchoConfig as EchoConfig
     from echo_core.config import Runtime as Runtime
     from echo_core.encoder import EchoEncoder as EchoEncoder
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from echo_core.identity.space import check_space as check_space
     from echo_core.identity.space import space_metadata as space_metadata
     from echo_core.identity.space import space_of as space_of
+    from echo_core.released import PRESETS as PRESETS
     from echo_core.sparse_options import SparseOptions as SparseOptions
     from echo_core.template import TEMPLATES as TEMPLATES
     from echo_core.tuning.search import Tuning as Tuning

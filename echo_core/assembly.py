@@ -33,7 +33,7 @@ from echo_core.text.tokenizer import TextTokenizer
 log = logging.getLogger("echo_core")
 
 # What a loaded engine has of its config.
-FIXED = ("model", "revision", "layer", "prepend_layers", "pooling", "quantization")
+FIXED = ("model", "revision", "base", "layer", "prepend_layers", "pooling", "quantization")
 
 
 @dataclass(frozen=True)

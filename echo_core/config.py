@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
+from echo_core.released import PRESETS
 from echo_core.template import parse_template, resolve_template
 
 ROLES = ("query", "document")
@@ -24,22 +25,6 @@ CAPS = (None, "sentence")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTIONS = ("auto", "packed", "padded")
-
-# The two checkpoints released with arXiv 2402.15449, with the templates of its reference code: 300 tokens a saying,
-# the end token pooled.
-_RELEASED: dict[str, Any] = {
-    "query_template": "{bos}Instruct:{instruction},\nQuery:{text}\nQuery again:[[{text}{eos}]]",
-    "document_template": "{bos}Document:{text}\nDocument again:[[{text}{eos}]]",
-    "seam": "reference",
-    "max_tokens": 300,
-    "overflow": "truncate",
-    "instruction": "Retrieve passages that answer the question",
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "jspringer/echo-mistral-7b-instruct-lasttoken": {**_RELEASED, "pooling": "last"},
-    "jspringer/echo-mistral-7b-instruct-meantoken": {**_RELEASED, "pooling": "mean"},
-}
 
 
 def _preset_or(default: Any) -> Any:
@@ -83,6 +68,7 @@ class EchoConfig:
     dimension: int | None = None  # keep the first numbers of the vector; with a filter, of its coordinates in its basis
     normalize: bool = _preset_or(True)  # unit length
     quantization: Mapping[str, Any] | None = None  # of the weights at load, as to_dict() of transformers' configs says
+    base: str | None = None  # of an adapter: its base model, like ``model``; None: the one that the adapter names
 
     def __post_init__(self) -> None:
         """Fill presets and defaults in, then check every field.
@@ -97,6 +83,7 @@ class EchoConfig:
                 object.__setattr__(self, knob.name, preset.get(knob.name, knob.metadata.get("default")))
         _check_text_or_none("model", self.model)
         _check_text_or_none("revision", self.revision)
+        _check_text_or_none("base", self.base)
         _check_text_or_none("instruction", self.instruction)
         for name in ("query_template", "document_template"):
             try:

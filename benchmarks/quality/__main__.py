@@ -111,6 +111,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mteb", nargs="*", default=[], metavar="TASK", help="names of MTEB tasks")
     parser.add_argument("--sets", nargs="*", help="only the sets of these names")
     parser.add_argument("--model", help="a name on the Hub or a folder; default: the embedded model")
+    parser.add_argument("--base", help="of an adapter: its base model, where it is not to come from the Hub")
     parser.add_argument("--configurations", nargs="*", help=f"of: {'; '.join(CONFIGURATIONS)}; default: all")
     parser.add_argument("--baselines", action="store_true", help="only echo, classical, PromptEOL and the controls")
     parser.add_argument(
@@ -148,7 +149,8 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.table:
         quality_report.show(arguments.table)
         return
-    base = EchoConfig(arguments.model, empty="zero")  # public corpora hold empty documents: those are never found
+    # Public corpora hold empty documents: those are never found.
+    base = EchoConfig(arguments.model, base=arguments.base, empty="zero")
     names = arguments.configurations or list(BASELINES if arguments.baselines else CONFIGURATIONS)
     sets = [limited(one, arguments.limit) for folder in arguments.data for one in find_sets(folder)]
     sets += [limited(load_task(name), arguments.limit) for name in arguments.mteb]

@@ -13,21 +13,27 @@ from typing import Any
 
 from echo_core.errors import ModelError
 from echo_core.identity.contents import content_hash
-from echo_core.identity.files import built_once, check_room, read_json, save_model
+from echo_core.identity.files import built_once, check_room, read_json, save_model, write_json
 from echo_core.identity.weights import is_whole, weight_files, weights_identity
 
 log = logging.getLogger("echo_core")
 
 ADAPTER_CONFIG = "adapter_config.json"
 
-_VERSION = 1  # of the merging: raised when it writes something else for the same files
+_VERSION = 2  # of the merging: raised when it writes something else for the same files
 _WEIGHTS = "adapter_model.safetensors"
+_MERGED = "merged_adapter.json"  # beside the merged weights: which adapter is in them
 _PREFIX = "base_model.model."  # of every name in an adapter's weights
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and no model."""
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def is_merged(folder: Path) -> bool:
+    """Whether a folder holds what ``merge_adapter`` made."""
+    return (folder / _MERGED).is_file()
 
 
 def base_of(folder: Path) -> tuple[str, str | None]:
@@ -90,6 +96,7 @@ def _merge(folder: Path, base: Path, merged: Path) -> None:
         raise ModelError(f"adapter in {folder} cannot be merged into the model in {base}: {error}") from error
     save_model(model, merged)
     tokenizer.save_pretrained(merged)
+    write_json(merged / _MERGED, {"adapter": content_hash(folder / _WEIGHTS), "base": weights_identity(base)})
 
 
 def _apply(model: Any, folder: Path) -> None:

@@ -17,6 +17,7 @@ from echo_core.identity.adapters import base_of, is_adapter, merge_adapter
 from echo_core.identity.files import local_path, read_json, sync_folder, write_json
 from echo_core.identity.gguf import unpack_gguf
 from echo_core.identity.weights import check_weights, weight_entry, weight_files, weights_identity
+from echo_core.released import SHIPPED
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 CONFIG_FILE = "echo_config.json"
@@ -37,33 +38,48 @@ def find_checkpoint(config: EchoConfig) -> Path:
         ModelError: no such model, or a folder without a config or without safetensors weights; says what is there
             instead.
     """
-    return _resolved(config.model, config.revision)
+    return _resolved(config.model, config.revision, config.base)
 
 
 def with_absolute_model(config: EchoConfig) -> EchoConfig:
-    """The config with a local model's absolute path, for whoever loads later and somewhere else.
+    """The config with the absolute path of a local model, and of a local base, for whoever loads later somewhere else.
 
     A name on the Hub stays as it is.
     """
-    if config.model is None or not local_path(config.model).exists():
-        return config
-    return dataclasses.replace(config, model=str(local_path(config.model).resolve()))
+    names = {"model": config.model, "base": config.base}
+    local = {field: str(local_path(name).resolve()) for field, name in names.items() if name and is_local(name)}
+    return dataclasses.replace(config, **local) if local else config
 
 
-def _resolved(name: str | None, revision: str | None, adapters: int = 0) -> Path:
+def is_local(name: str) -> bool:
+    """True if a file or folder of this name exists."""
+    return local_path(name).exists()
+
+
+def _resolved(name: str | None, revision: str | None, base: str | None = None, adapters: int = 0) -> Path:
     found = DEFAULT_MODEL if name is None else locate(name, revision)
-    if found.is_file():
-        return unpack_gguf(found)
-    if is_adapter(found):
+    if found.is_dir() and is_adapter(found):
         if adapters:
             raise ModelError(
                 f"the base of an adapter must be a model, got {name!r}, another adapter; merge that one first"
             )
-        base = _resolved(*_base_of(found), adapters=adapters + 1)
-        return merge_adapter(found, base)
+        return merge_adapter(found, _base_folder(found, base, adapters + 1))
+    if base is not None:
+        raise ModelError(f"base must be given with an adapter alone, got {base!r} for the model {name!r}; leave it out")
+    if found.is_file():
+        return unpack_gguf(found)
     if (file := only_gguf(found)) is not None:
         return unpack_gguf(file)
     return _checked(found, name)
+
+
+def _base_folder(adapter: Path, base: str | None, adapters: int) -> Path:
+    """The folder of an adapter's base: the one that is given, else the one that the adapter names."""
+    name, revision = (base, None) if base else _base_of(adapter)
+    try:
+        return _resolved(name, revision, adapters=adapters)
+    except ModelError as error:
+        raise ModelError(f"{error}; it is the base of the adapter in {adapter}: base= says where it lies") from error
 
 
 def _base_of(adapter: Path) -> tuple[str, str | None]:
@@ -76,10 +92,14 @@ def _base_of(adapter: Path) -> tuple[str, str | None]:
 def locate(name: str, revision: str | None = None) -> Path:
     """The folder or the GGUF file that a name stands for, as it is; one on the Hub after downloading it.
 
+    The name of an adapter that comes with the package is taken for it, unless there is a file or folder of that name.
+
     Raises:
         ModelError: there is none.
     """
     path = local_path(name)
+    if name in SHIPPED and not path.exists():
+        return SHIPPED[name]
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
         return path
     if path.is_file():

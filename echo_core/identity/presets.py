@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_core.config import EchoConfig
-from echo_core.identity.adapters import is_adapter
+from echo_core.identity.adapters import is_adapter, is_merged
 from echo_core.identity.checkpoint import CONFIG_FILE, locate, only_gguf
 from echo_core.identity.files import read_json
 from echo_core.identity.gguf_header import read_header
@@ -97,7 +97,7 @@ def known_checkpoint(model: str | None, revision: str | None = None) -> Preset |
 
 
 def _by_shape(found: Path) -> Preset | None:
-    if found.is_dir() and (is_adapter(found) or (found / CONFIG_FILE).is_file()):
+    if found.is_dir() and (is_adapter(found) or is_merged(found) or (found / CONFIG_FILE).is_file()):
         return None
     file = found if found.is_file() else only_gguf(found)
     shape = _shape_of_folder(found) if file is None else _shape_of_gguf(file)

@@ -14,7 +14,7 @@ from echo_core.identity.weights import weights_identity
 
 FINGERPRINT_KEY = "echo_fingerprint"
 SPACE_KEY = "echo_space"
-_NAMES_ONLY = ("model", "revision")  # where the weights came from; what they are is in "weights"
+_NAMES_ONLY = ("model", "revision", "base")  # where the weights came from; what they are is in "weights"
 
 
 def describe_space(config: EchoConfig, weights: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint, load_con
 from echo_core.identity.files import local_path
 from echo_core.identity.presets import preset_for
 from echo_core.methods.embed_filter import filter_basis
+from echo_core.released import SHIPPED
 from echo_sentence_transformers.finish import EchoFinish, finish_matrix, needs_matrix
 from echo_sentence_transformers.pooling import EchoPooling
 from echo_sentence_transformers.transformer import EchoTransformer
@@ -42,7 +43,8 @@ def config_for(model_name_or_path: str, options: Mapping[str, Any]) -> EchoConfi
 
 def checkpoint_of(echo: EchoConfig) -> str:
     """The config's model as transformers takes it: a folder, or a name on the Hub, for the caller's options."""
-    return echo.model if echo.model and _on_the_hub(echo.model) else str(find_checkpoint(echo))
+    named = echo.model and _on_the_hub(echo.model) and echo.base is None
+    return str(echo.model) if named else str(find_checkpoint(echo))
 
 
 def may_be_saved(model_name_or_path: str) -> bool:
@@ -52,7 +54,7 @@ def may_be_saved(model_name_or_path: str) -> bool:
 
 def _on_the_hub(name: str) -> bool:
     of_a_file = name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
-    return name.count("/") <= 1 and not of_a_file and not local_path(name).exists()
+    return name.count("/") <= 1 and not of_a_file and name not in SHIPPED and not local_path(name).exists()
 
 
 def build_modules(model_name_or_path: str, echo: EchoConfig, options: dict[str, Any]) -> list[nn.Module]:

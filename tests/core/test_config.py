@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from echo_core.config import PRESETS, EchoConfig, Runtime
+from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, EchoError, TemplateError
+from echo_core.released import PRESETS
 from echo_core.template import TEMPLATES
 
 
@@ -120,7 +121,7 @@ def test_a_preset_fills_what_is_not_given_and_nothing_else(name: str):
     for field, value in PRESETS[name].items():
         assert getattr(config, field) == value
     assert EchoConfig(name, pooling="weighted_mean", max_tokens=77).pooling == "weighted_mean"
-    assert EchoConfig(name, pooling="weighted_mean", max_tokens=77).seam == PRESETS[name]["seam"]
+    assert EchoConfig(name, pooling="weighted_mean", max_tokens=77).seam == PRESETS[name].get("seam", "joined")
     assert EchoConfig.from_dict(config.to_dict()) == config
 
 

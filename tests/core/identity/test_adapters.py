@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, ModelError, space_of
+from echo_core.identity.adapters import is_merged
 from echo_core.identity.checkpoint import find_checkpoint
+from echo_core.identity.presets import known_checkpoint
 from echo_core.methods.embed_filter import read_head
 
 peft = pytest.importorskip("peft")
@@ -40,6 +42,11 @@ def make_adapter(base: Path, folder: Path, auto=AutoModelForCausalLM, seed: int 
 @pytest.fixture(scope="module")
 def adapter(tiny_llama: Path, tmp_path_factory) -> Path:
     return make_adapter(tiny_llama, tmp_path_factory.mktemp("adapter") / "lora")
+
+
+def names_its_base(adapter: Path, name: str) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": name}))
 
 
 def vectors(model: Path) -> np.ndarray:
@@ -181,3 +188,26 @@ def test_a_missing_package_is_said_with_the_extra(adapter: Path, monkeypatch):
     monkeypatch.setattr("echo_core.identity.adapters.find_spec", lambda _: None)
     with pytest.raises(ModelError, match=r"needs the package peft; pip install 'echo-embed\[adapters\]'"):
         find_checkpoint(EchoConfig(str(adapter)))
+
+
+def test_the_base_may_lie_elsewhere_than_the_adapter_says(adapter: Path, model_folder, tmp_path: Path):
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    names_its_base(copy, "org/of-the-hub")
+    with pytest.raises(ModelError, match=r"it is the base of the adapter in .*: base= says where it lies"):
+        find_checkpoint(EchoConfig(str(copy)))
+    elsewhere = EchoConfig(str(copy), base=str(shutil.copytree(model_folder("llama"), tmp_path / "base")))
+    np.testing.assert_array_equal(EchoEncoder(elsewhere, FP32).encode_documents(PLAIN), vectors(adapter))
+
+
+def test_where_a_base_lies_is_no_part_of_the_space(adapter: Path, tiny_llama: Path):
+    assert space_of(EchoConfig(str(adapter), base=str(tiny_llama))) == space_of(EchoConfig(str(adapter)))
+
+
+def test_a_base_for_a_whole_model_is_refused(tiny_llama: Path):
+    with pytest.raises(ModelError, match="base must be given with an adapter alone, got 'org/base'"):
+        find_checkpoint(EchoConfig(str(tiny_llama), base="org/base"))
+
+
+def test_a_merged_adapter_is_not_taken_for_its_base(adapter: Path):
+    assert is_merged(find_checkpoint(EchoConfig(str(adapter))))
+    assert known_checkpoint(str(find_checkpoint(EchoConfig(str(adapter))))) is None
