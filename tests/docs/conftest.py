@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tiny_models import build_model
 
+from echo_core.released import SHIPPED
+
 ROOT = Path(__file__).parents[2]
 # The names that the pages load, and the family that such a model belongs to. The code that finds a name on the Hub runs
 # as it is; only the weights behind it are tiny and random, so no page may show what they compute.
@@ -84,6 +86,7 @@ def workplace(hub: Path, files: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     """The folder that a page's code runs in, as if it stood in a clone's root."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    monkeypatch.setitem(SHIPPED, "echo-smollm2", files / "adapter")  # the shipped one's base would be a download
     monkeypatch.chdir(tmp_path)
     for path in (ROOT / "examples", *files.iterdir()):
         (tmp_path / path.name).symlink_to(path)

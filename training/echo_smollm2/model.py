@@ -126,7 +126,7 @@ class Student:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def save(self, folder: Path, base_name: str) -> None:
-        """The adapter as peft's files, in bfloat16; ``base_name`` is what they say they belong to."""
+        """The adapter as peft's files, in the model's dtype; ``base_name`` is what they say they belong to."""
         self.peft.save_pretrained(folder)
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
