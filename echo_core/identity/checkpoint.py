@@ -5,9 +5,9 @@ It loads no weights and no torch, but to unpack a GGUF file or to merge an adapt
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -46,14 +46,12 @@ def with_absolute_model(config: EchoConfig) -> EchoConfig:
 
     A name on the Hub stays as it is.
     """
-    names = {"model": config.model, "base": config.base}
-    local = {field: str(local_path(name).resolve()) for field, name in names.items() if name and is_local(name)}
-    return dataclasses.replace(config, **local) if local else config
+    model, base = _absolute(config.model), _absolute(config.base)
+    return config if (model, base) == (config.model, config.base) else replace(config, model=model, base=base)
 
 
-def is_local(name: str) -> bool:
-    """True if a file or folder of this name exists."""
-    return local_path(name).exists()
+def _absolute(name: str | None) -> str | None:
+    return str(local_path(name).resolve()) if name and local_path(name).exists() else name
 
 
 def _resolved(name: str | None, revision: str | None, base: str | None = None, adapters: int = 0) -> Path:

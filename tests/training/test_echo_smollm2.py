@@ -60,7 +60,7 @@ def small(scripts, **changes):
         "bank": 8,
         "max_tokens": 24,
     }
-    return replace(scripts.recipe.RECIPE, guide_pair=-1.0, max_tokens=24, **{**sizes, **few, **changes})
+    return replace(scripts.recipe.RECIPE, guide_pair=-1.0, **{**sizes, **few, "max_tokens": 24, **changes})
 
 
 def corpus_of(scripts, recipe):
