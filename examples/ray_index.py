@@ -2,7 +2,7 @@
 
     python examples/ray_index.py                                  # 72 sample documents, on this machine
     python examples/ray_index.py ~/notes --ask "Where is …?"      # .md and .txt files of yours
-    python examples/ray_index.py "s3://bucket/texts/*.parquet" --text body --server HOST:PORT   # on a cluster
+    python examples/ray_index.py "s3://bucket/texts/" --text body --server HOST:PORT   # on a cluster
 
 It starts Ray, and a Chroma server for the length of the example, where it is not told of one; `ray start` (or
 RAY_ADDRESS) and --server lead to those that run. A second run embeds nothing that is stored already.
@@ -11,6 +11,7 @@ RAY_ADDRESS) and --server lead to those that run. A second run embeds nothing th
 import argparse
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,12 +45,14 @@ def main() -> None:
 
 
 def read(source: str, text: str) -> ray.data.Dataset:
-    """A dataset with a column "text": the passages of a folder, or the rows of parquet files."""
+    """A dataset with a column "text": the passages of a folder of texts, or the rows of parquet files."""
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() and not any(folder.rglob("*.parquet")):
         texts, sources = read_folder(folder)
+        if not texts:
+            sys.exit(f"error: {source} holds neither .parquet files nor .md or .txt files with text in them")
         return ray.data.from_arrow(pa.table({"text": texts, **columns_of(sources)}))
-    dataset = ray.data.read_parquet(source)
+    dataset = ray.data.read_parquet(str(folder) if folder.exists() else source)
     return dataset if text == "text" else dataset.rename_columns({text: "text"})
 
 
@@ -78,7 +81,12 @@ def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("source", nargs="?", default=str(DOCUMENTS), help="a folder, or parquet files as Ray names them")
+    add(
+        "source",
+        nargs="?",
+        default=str(DOCUMENTS),
+        help="a folder of texts, or parquet files or a folder of them, as Ray reads them",
+    )
     add("--text", default="text", metavar="COLUMN", help="of parquet files (default: %(default)s)")
     add("--server", metavar="HOST:PORT", help="a Chroma server that every node reaches; default: one is started")
     add("--collection", default="echo-ray-example", metavar="NAME", help="(default: %(default)s)")
