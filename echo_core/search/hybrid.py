@@ -74,7 +74,7 @@ class Fusion:
     """Which rankings are fused, how much each counts, and how; one that counts 0 is not made."""
 
     dense: float = 1.0  # cosines of the vectors
-    bm25: float = 0.5  # words as they are written
+    bm25: float = 1.0  # words as they are written
     key_tokens: float = 0.0  # sparse vectors: the words that vectors read as
     scale: str = "z"  # of SCALES, or RANKS
     candidates: int = 100  # the best documents of each ranking are looked at, no others
@@ -102,7 +102,7 @@ class Fusion:
 
 # What was measured to serve, see docs/search.md: questions that reuse the texts' words, and vectors that are as good as
 # can be, to which words as they are written only add noise.
-SHARED_WORDS = Fusion(dense=1.0, bm25=0.5)
+SHARED_WORDS = Fusion(dense=1.0, bm25=1.0)
 STRONG_DENSE = Fusion(dense=1.0, bm25=0.0, key_tokens=0.1)
 
 
