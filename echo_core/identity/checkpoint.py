@@ -166,7 +166,7 @@ def save_checkpoint(source: Path, config: EchoConfig, folder: Path, weights: str
         ModelError: the source's files are no longer those of ``weights``; nothing is written then.
         OSError: the folder cannot be written, or the disk is full.
     """
-    fields = {**config.to_dict(), "revision": None}
+    fields = {**config.to_dict(), "revision": None, "base": None}  # an adapter is saved merged into its base
     if folder.exists() and folder.resolve() == source.resolve():
         if weights is not None:
             check_weights(weights_identity(source), weights, str(source))

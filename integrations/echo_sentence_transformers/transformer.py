@@ -148,7 +148,7 @@ class EchoTransformer(Transformer):  # type: ignore[misc]
         """The EchoConfig's fields, without the place that the weights came from."""
         cut = getattr(self.decoder.settings, CUT, False)
         layers = self.decoder.readout.places if cut else self._echo.layer
-        return dataclasses.replace(self._echo, model=None, revision=None, layer=layers).to_dict()
+        return dataclasses.replace(self._echo, model=None, revision=None, base=None, layer=layers).to_dict()
 
     @classmethod
     def load_config(cls, model_name_or_path: str, *args: Any, **options: Any) -> dict[str, Any]:

@@ -133,6 +133,15 @@ def test_a_saved_encoder_holds_the_merged_model(adapter: Path, tmp_path: Path):
     np.testing.assert_array_equal(again.encode_documents(PLAIN), encoder.encode_documents(PLAIN))
 
 
+def test_a_saved_encoder_needs_no_base(adapter: Path, tiny_llama: Path, tmp_path: Path):
+    """The saved folder holds a whole model, but its config still named the base, which a whole model refuses."""
+    encoder = EchoEncoder(EchoConfig(str(adapter), base=str(tiny_llama)), FP32)
+    encoder.save(tmp_path / "saved")
+    again = EchoEncoder.load(tmp_path / "saved", FP32)
+    assert again.config.base is None
+    assert again.fingerprint == encoder.fingerprint
+
+
 def test_an_adapter_made_for_another_model_is_refused(adapter: Path, model_folder, tmp_path: Path):
     """peft only warned of weights that it left out: the vectors were the base's."""
     copy = Path(shutil.copytree(adapter, tmp_path / "adapter"))

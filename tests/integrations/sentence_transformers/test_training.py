@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer import losses
+from transformers import AutoModelForCausalLM
 
 from echo_core import EchoConfig, EchoEncoder, ModelError, Runtime
 from echo_sentence_transformers import EchoSentenceTransformer
@@ -28,6 +29,7 @@ PAIRS = {
         "The one by the village froze twice.",
     ],
 }
+FP32 = Runtime(device="cpu", dtype="float32")
 ROUTES = {"query": "query", "passage": "document"}
 
 
@@ -185,6 +187,23 @@ def test_a_saved_adapter_is_small_and_loads_onto_its_base(adapted: EchoSentenceT
     (tmp_path / "adapter" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="must hold a model or an adapter, got both"):
         EchoSentenceTransformer(str(tmp_path / "adapter"), device="cpu")
+
+
+def test_what_is_made_of_an_adapter_and_its_base_is_saved_without_either(tiny_llama: Path, tmp_path: Path) -> None:
+    """The saved config still named the base: a whole model refused it, and a further adapter was put onto it."""
+    settings: dict[str, Any] = {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": False}
+    plain = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    get_peft_model(plain, LoraConfig(**settings)).save_pretrained(tmp_path / "adapter")
+    echo = EchoConfig(str(tmp_path / "adapter"), base=str(tiny_llama))
+    model = EchoSentenceTransformer(echo, device="cpu", model_kwargs={"dtype": "float32"})
+    model.save_pretrained(str(tmp_path / "whole"))
+    core = EchoEncoder.load(tmp_path / "whole", FP32)
+    np.testing.assert_allclose(core.encode_queries(PAIRS["query"]), model.encode_query(PAIRS["query"]), atol=1e-5)
+
+    model.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", **settings))
+    model.save_pretrained(str(tmp_path / "further"))
+    core = EchoEncoder.load(tmp_path / "further", FP32)
+    np.testing.assert_allclose(core.encode_queries(PAIRS["query"]), model.encode_query(PAIRS["query"]), atol=1e-5)
 
 
 def test_a_merged_adapter_gives_the_same_vectors_in_a_whole_model(
