@@ -9,6 +9,7 @@ import hashlib
 import logging
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from echo_core.errors import ModelError
@@ -24,6 +25,7 @@ _VERSION = 2  # of the merging: raised when it writes something else for the sam
 _WEIGHTS = "adapter_model.safetensors"
 _MERGED = "merged_adapter.json"  # beside the merged weights: which adapter is in them
 _PREFIX = "base_model.model."  # of every name in an adapter's weights
+_REASON = 400  # letters of another library's error
 
 
 def is_adapter(folder: Path) -> bool:
@@ -93,7 +95,8 @@ def _merge(folder: Path, base: Path, merged: Path) -> None:
     except ModelError:
         raise
     except Exception as error:  # whatever transformers, peft and torch raise about files that do not fit
-        raise ModelError(f"adapter in {folder} cannot be merged into the model in {base}: {error}") from error
+        reason = shorten(str(error), _REASON, placeholder=" …")  # torch has a line for each weight that does not fit
+        raise ModelError(f"adapter in {folder} cannot be merged into the model in {base}: {reason}") from error
     save_model(model, merged)
     tokenizer.save_pretrained(merged)
     write_json(merged / _MERGED, {"adapter": content_hash(folder / _WEIGHTS), "base": weights_identity(base)})

@@ -77,7 +77,8 @@ def _base_folder(adapter: Path, base: str | None, adapters: int) -> Path:
     try:
         return _resolved(name, revision, adapters=adapters)
     except ModelError as error:
-        raise ModelError(f"{error}; it is the base of the adapter in {adapter}: base= says where it lies") from error
+        way_out = "given as base=" if base else "base= says where it lies"
+        raise ModelError(f"{error}; it is the base of the adapter in {adapter}: {way_out}") from error
 
 
 def _base_of(adapter: Path) -> tuple[str, str | None]:

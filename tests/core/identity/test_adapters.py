@@ -208,6 +208,19 @@ def test_the_base_may_lie_elsewhere_than_the_adapter_says(adapter: Path, model_f
     np.testing.assert_array_equal(EchoEncoder(elsewhere, FP32).encode_documents(PLAIN), vectors(adapter))
 
 
+def test_a_base_that_was_given_and_is_not_there_is_told_from_one_that_the_adapter_names(adapter: Path):
+    """The error told who had given base= to give base=."""
+    with pytest.raises(ModelError, match=r"got '\./gone', .*it is the base of the adapter in .*: given as base=$"):
+        find_checkpoint(EchoConfig(str(adapter), base="./gone"))
+
+
+def test_an_error_about_many_weights_is_short(adapter: Path, model_folder):
+    """Of echo-smollm2 on another model it had 70 thousand letters: a line for each weight."""
+    with pytest.raises(ModelError, match="size mismatch") as caught:
+        find_checkpoint(EchoConfig(str(adapter), base=str(model_folder("llama", hidden_size=64))))
+    assert len(str(caught.value)) < 1000
+
+
 def test_where_a_base_lies_is_no_part_of_the_space(adapter: Path, tiny_llama: Path):
     assert space_of(EchoConfig(str(adapter), base=str(tiny_llama))) == space_of(EchoConfig(str(adapter)))
 
