@@ -36,15 +36,25 @@ def read_folder(
         if not path.is_file() or any(part.startswith(".") for part in name.parts):
             continue
         try:
+            str(name).encode()  # a name of other bytes is a string that no store takes
             text = path.read_text(encoding="utf-8-sig")
-        except (UnicodeDecodeError, OSError) as error:
-            decoding = isinstance(error, UnicodeDecodeError)
-            left_out(name, "it is not UTF-8 text; convert it" if decoding else str(getattr(error, "strerror", error)))
+        except (UnicodeError, OSError) as error:
+            left_out(name, _reason(error))
             continue
         for position, passage in enumerate(split_passages(text)):
             texts.append(passage)
             sources.append({"source": name.as_posix(), "title": title_of(text) or path.stem, "position": position})
     return texts, sources
+
+
+def _reason(error: UnicodeError | OSError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return (
+        "it is not UTF-8 text; convert it"
+        if isinstance(error, UnicodeDecodeError)
+        else "its name is not UTF-8; rename it"
+    )
 
 
 def title_of(text: str) -> str | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from echo_chroma.folder import PASSAGE, read_folder, split_passages
 
@@ -37,3 +40,16 @@ def test_a_file_that_cannot_be_read_is_told_and_the_others_are_read(tmp_path: Pa
     texts, _ = read_folder(tmp_path, lambda name, reason: told.append((str(name), reason)))
     assert texts == ["Cheese"]
     assert told == [("latin.txt", "it is not UTF-8 text; convert it")]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_told_and_the_others_are_read(tmp_path: Path):
+    """Its name went into the metadata, which no store took: one such file kept a whole folder from being indexed."""
+    try:
+        (tmp_path / os.fsdecode(b"k\xe4se.txt")).write_text("Cheese", encoding="utf-8")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    (tmp_path / "good.txt").write_text("Bread", encoding="utf-8")
+    told: list[str] = []
+    texts, _ = read_folder(tmp_path, lambda name, reason: told.append(reason))
+    assert texts == ["Bread"]
+    assert told == ["its name is not UTF-8; rename it"]
