@@ -16,8 +16,9 @@ from echo_core.engine.decoder import Decoder
 from echo_core.engine.device import choose_device
 from echo_core.engine.runner import Runner, load_runner
 from echo_core.engine.scheduler import Scheduler
-from echo_core.engine.threads import in_thread_of_its_own, load_lock
+from echo_core.engine.threads import in_thread_of_its_own
 from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, UnencodableTextError
+from echo_core.forks import load_lock
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.presets import mention_preset
 from echo_core.identity.weights import identified, weights_identity
@@ -71,8 +72,7 @@ def load_engine(config: EchoConfig, runtime: Runtime) -> Engine:
         ModelError: no such model, or not a causal decoder with safetensors weights and a fast tokenizer.
         ConfigError: an option that this model or machine cannot serve.
     """
-    with load_lock():
-        folder = find_checkpoint(config)
+    folder = find_checkpoint(config)
     here = replace(runtime, device=str(choose_device(runtime.device)))  # the calling thread's GPU
     with identified(folder) as weights:
         with load_lock():
@@ -106,8 +106,7 @@ def build_pipelines(engine: Engine, config: EchoConfig) -> dict[str, Pipeline]:
     engine.check_serves(config)
     decoder = engine.runner.decoder
     trusted = engine.runtime.trust_remote_code
-    with load_lock():
-        basis = None if config.filter is None else filter_basis(engine.folder, trusted, engine.weights)
+    basis = None if config.filter is None else filter_basis(engine.folder, trusted, engine.weights)
     prompts = {
         role: PromptTokenizer(engine.tokenizer, config.template(role), config, decoder.max_positions) for role in ROLES
     }

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from echo_core.assembly import Engine, build_pipelines, load_engine
 from echo_core.config import EchoConfig, Runtime, check_fields
 from echo_core.engine.device import choose_device
-from echo_core.engine.threads import in_thread, process_lock
+from echo_core.engine.threads import in_thread
+from echo_core.forks import process_lock
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.presets import preset_for
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata

@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, model_validator
 
 import echo_core
 from echo_core import EchoConfig, EmbeddingSpaceMismatch, Runtime
+from echo_core.errors import TextError
 from echo_core.identity import presets
 from echo_core.identity.checkpoint import with_absolute_model
 from echo_core.identity.files import local_path
 from echo_core.identity.space import fingerprint, space_of
+from echo_core.text.inputs import check_collection
 
 if TYPE_CHECKING:
     from echo_core import EchoEncoder
@@ -105,7 +108,8 @@ class EchoOptions(BaseModel):
         """
         config, runtime = self.config, self.runtime
         encoder = _loaded[config, runtime] = echo_core.shared_encoder(config, runtime)
-        promised = {promise for known, promise in self._promises if known == config}
+        promises = tuple(self._promises)  # another thread may add to them while they are gone through
+        promised = {promise for known, promise in promises if known == config}
         if promised and promised != {encoder.fingerprint}:
             rule = (
                 f"must have the weights that stores and caches were told of (fingerprint {', '.join(sorted(promised))})"
@@ -115,18 +119,50 @@ class EchoOptions(BaseModel):
             raise EmbeddingSpaceMismatch(f"{self.model_field} {rule}, {got}; {way_out}")
         return encoder
 
-    def _embed(self, role: str, texts: Sequence[str]) -> list[list[float]]:
+    def _embed(self, role: str, texts: Iterable[str]) -> list[list[float]]:
         """N vectors of D floats, said with the template of "documents" or "queries", in the caller's order."""
-        return _as_lists(getattr(self.encoder, f"encode_{role}")(texts))
+        with carried(given := listed(texts)):
+            return _as_lists(getattr(self.encoder, f"encode_{role}")(given))
 
-    async def _aembed(self, role: str, texts: Sequence[str]) -> list[list[float]]:
+    async def _aembed(self, role: str, texts: Iterable[str]) -> list[list[float]]:
         """``_embed`` without blocking the event loop; concurrent calls share batches."""
+        given = listed(texts)
         encoder = await asyncio.to_thread(getattr, self, "encoder")  # the first use loads weights
-        vectors = await getattr(encoder, f"aencode_{role}")(texts)
+        with carried(given):
+            vectors = await getattr(encoder, f"aencode_{role}")(given)
         return await asyncio.to_thread(_as_lists, vectors) if len(vectors) > 1 else _as_lists(vectors)
 
 
 Options = TypeVar("Options", bound=EchoOptions)
+
+
+def listed(texts: object) -> list[Any]:
+    """The texts as a list; TypeError if they come in no ordered collection."""
+    return list(check_collection(texts))
+
+
+@contextmanager
+def carried(texts: Sequence[str]) -> Iterator[None]:
+    """A context in which what is raised about one of the texts carries the text, for ``numbered_as_in``."""
+    try:
+        yield
+    except TextError as error:
+        vars(error)["text"] = texts[error.index]
+        raise
+
+
+@contextmanager
+def numbered_as_in(texts: Sequence[str], first: int = 0) -> Iterator[None]:
+    """A context in which what is raised about a text names its place among all of them, counted from ``first``.
+
+    Frameworks hand texts over in parts, and a cache only those that it lacks: an index into a part says nothing.
+    """
+    try:
+        yield
+    except TextError as error:
+        text = vars(error).get("text")
+        place = texts.index(text) if text in texts else error.index
+        raise error.at(first + place) from error.__cause__
 
 
 def with_options(

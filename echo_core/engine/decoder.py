@@ -26,8 +26,8 @@ from echo_core.engine.prefix_cache import Prefix
 from echo_core.engine.probes import ProbeRows
 from echo_core.engine.readout import ReadOut, Take, count_from_start, mean_of
 from echo_core.engine.speedups.pruning import WORTH
-from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
+from echo_core.forks import load_lock
 
 
 class Decoder:

@@ -20,8 +20,8 @@ from echo_core.engine.device import choose_device, choose_dtype
 from echo_core.engine.speedups.compile import check_compile, compile_layers
 from echo_core.engine.speedups.graphs import check_graphs, use_graphs
 from echo_core.engine.speedups.packed_weights import pack
-from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
+from echo_core.forks import load_lock
 from echo_core.identity.weights import weight_files
 
 CHECKS = (check_compile, check_graphs)  # before anything is loaded

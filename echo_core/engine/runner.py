@@ -29,8 +29,8 @@ from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import PrefixCache
 from echo_core.engine.statistics import Statistics
 from echo_core.engine.steps import Planner, Step, places_of_spans
-from echo_core.engine.threads import ForkSafeLock
 from echo_core.errors import ModelError
+from echo_core.forks import ForkSafeLock
 from echo_core.text.rows import Row
 
 log = logging.getLogger("echo_core")

@@ -19,8 +19,8 @@ from echo_core.engine.budget import Budget
 from echo_core.engine.jobs import Job, JobQueue, Share
 from echo_core.engine.steps import Planner, Step
 from echo_core.engine.thread_policy import ThreadPolicy
-from echo_core.engine.threads import ForkSafe
 from echo_core.engine.worker import Worker
+from echo_core.forks import ForkSafe
 from echo_core.text.rows import Row
 
 

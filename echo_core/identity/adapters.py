@@ -13,6 +13,7 @@ from textwrap import shorten
 from typing import Any
 
 from echo_core.errors import ModelError
+from echo_core.forks import load_lock
 from echo_core.identity.contents import content_hash
 from echo_core.identity.files import built_once, check_room, read_json, save_model, write_json
 from echo_core.identity.weights import is_whole, weight_files, weights_identity
@@ -24,6 +25,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 _VERSION = 2  # of the merging: raised when it writes something else for the same files
 _WEIGHTS = "adapter_model.safetensors"
 _MERGED = "merged_adapter.json"  # beside the merged weights: which adapter is in them
+# Of an adapter that has all its weights from some of the layers on.
+_FEWER_LAYERS = (
+    "if sentence-transformers trained it at an earlier layer, open it with EchoSentenceTransformer, call "
+    "merge_adapters() and save_pretrained(folder), and load that folder"
+)
 _PREFIX = "base_model.model."  # of every name in an adapter's weights
 _REASON = 400  # letters of another library's error
 
@@ -71,7 +77,8 @@ def merge_adapter(folder: Path, base: Path) -> Path:
         raise ModelError(f"adapter in {folder} must have its weights as {_WEIGHTS}; save it again as safetensors")
     parts = [weights_identity(base), content_hash(folder / _WEIGHTS), *_small_files(folder), str(_VERSION)]
     name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
-    return built_once("adapters", name, is_whole, lambda merged: _merge(folder, base, merged))
+    with load_lock():
+        return built_once("adapters", name, is_whole, lambda merged: _merge(folder, base, merged))
 
 
 def _small_files(folder: Path) -> list[str]:
@@ -118,7 +125,8 @@ def _apply(model: Any, folder: Path) -> None:
     adapted = PeftModel.from_pretrained(target, str(folder), config=config)
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if wrong := sorted((expected - names) | (names - expected - own)):
-        raise ModelError(f"adapter in {folder} must fit its base model, got others or none of the weights {wrong[:3]}")
+        problem = f"adapter in {folder} must fit its base model, got others or none of the weights {wrong[:3]}"
+        raise ModelError(problem if names - expected - own else f"{problem}; {_FEWER_LAYERS}")
     if not hasattr(adapted, "merge_and_unload"):
         raise ModelError(f"adapter in {folder} must be of a kind that can be merged, got {config.peft_type}")
     adapted.merge_and_unload(safe_merge=True)

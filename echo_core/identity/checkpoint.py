@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ModelError
+from echo_core.forks import load_lock
 from echo_core.identity.adapters import base_of, is_adapter, merge_adapter
 from echo_core.identity.files import local_path, read_json, sync_folder, write_json
 from echo_core.identity.gguf import unpack_gguf
@@ -114,7 +115,8 @@ def locate(name: str, revision: str | None = None) -> Path:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
+    with load_lock():
+        from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
         if name.count("/") > 1:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from echo_core.errors import ModelError
+from echo_core.forks import load_lock
 from echo_core.identity.contents import content_hash, file_stamp
 from echo_core.identity.files import built_once, check_room, read_json, save_model, write_json
 from echo_core.identity.gguf_header import Header, check_whole, quantization_of, read_floats, read_header
@@ -45,7 +46,8 @@ def unpack_gguf(file: Path) -> Path:
         merge = f"llama-gguf-split --merge {file.name} WHOLE.gguf"
         raise ModelError(f"model must be one GGUF file, got {file}, one of {int(part[2])} parts; join them: {merge}")
     name = f"{content_hash(file)}-{_VERSION}"
-    return built_once("gguf", name, is_whole, lambda folder: _convert(file, folder))
+    with load_lock():
+        return built_once("gguf", name, is_whole, lambda folder: _convert(file, folder))
 
 
 def _convert(file: Path, folder: Path) -> None:

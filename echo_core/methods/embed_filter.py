@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from echo_core.errors import ModelError
+from echo_core.forks import load_lock
 from echo_core.identity.files import cache_folder, write_whole
 from echo_core.identity.weights import weight_files, weights_identity
 
@@ -61,9 +62,10 @@ def _find_tensor(folder: Path, name: re.Pattern[str]) -> Tensor | None:
 
 
 def _is_tied(folder: Path, trust_remote_code: bool) -> bool:
-    from transformers import AutoConfig
+    with load_lock():
+        from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     return bool(getattr(config.get_text_config(decoder=True), "tie_word_embeddings", False))
 
 

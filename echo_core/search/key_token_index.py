@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echo_core.errors import ConfigError, StoreError
+from echo_core.forks import ForkSafeLock
 from echo_core.identity.space import check_space, space_metadata
 from echo_core.methods.sparse_matrix import import_scipy, inverse_document_frequency
 from echo_core.search.arrays import map_arrays, write_arrays
@@ -34,7 +34,7 @@ class KeyTokenIndex:
     def __init__(self, space: Mapping[str, Any]) -> None:
         """An index without documents, for vectors of ``encoder.sparse_space(options)``."""
         self._space = dict(space)
-        self._lock = threading.RLock()
+        self._own = ForkSafeLock(fork_waits=True)
         self._ids: list[str] = []  # of the columns' rows, then of the parts'
         self._places: dict[str, int] = {}  # of those that are there
         self._columns: csc_array | None = None
@@ -43,7 +43,7 @@ class KeyTokenIndex:
     @property
     def ids(self) -> tuple[str, ...]:
         """The documents' ids, in the order of ``scores``."""
-        with self._lock:
+        with self._own.lock:
             self._settle()
             return tuple(self._ids)
 
@@ -67,7 +67,7 @@ class KeyTokenIndex:
         if len(names) != rows.shape[0] or len(set(names)) < len(names):
             distinct = len(set(names))
             raise ConfigError(f"ids must be one for each of {rows.shape[0]} rows, each once, got {distinct} distinct")
-        with self._lock:
+        with self._own.lock:
             self._check_width(rows)
             first = len(self._ids)
             self._ids += names
@@ -81,7 +81,7 @@ class KeyTokenIndex:
             ConfigError: an id that is not there; nothing is taken out then.
         """
         names = list(ids)
-        with self._lock:
+        with self._own.lock:
             unknown = [name for name in names if name not in self._places]
             if unknown:
                 raise ConfigError(f"ids must be in the index, got {unknown[:5]}; leave them out")
@@ -96,7 +96,7 @@ class KeyTokenIndex:
         Raises:
             ConfigError: queries of another vocabulary.
         """
-        with self._lock:
+        with self._own.lock:
             self._check_width(queries)
             columns = self._settle()
         if columns is None:
@@ -107,7 +107,7 @@ class KeyTokenIndex:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index as one safetensors file, whole or not at all."""
-        with self._lock:
+        with self._own.lock:
             columns = self._settle()
             ids = np.frombuffer(json.dumps(self._ids).encode(), dtype=np.uint8)
         arrays = {} if columns is None else {name: getattr(columns, name) for name in ("data", "indices", "indptr")}

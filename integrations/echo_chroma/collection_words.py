@@ -23,6 +23,7 @@ from echo_chroma.run import PAGE
 from echo_chroma.store import reaching
 from echo_core.config import EchoConfig
 from echo_core.errors import EmbeddingSpaceMismatch, StoreError
+from echo_core.forks import ForkSafe, process_lock
 from echo_core.identity.files import cache_folder
 from echo_core.search.bm25 import BM25Index
 from echo_core.search.hybrid import Scores, best
@@ -35,7 +36,6 @@ SETTLED = 2.0  # seconds; a file system's clock may give one time to two writes 
 log = logging.getLogger("echo_chroma")
 
 _known: dict[tuple[str, str, EchoConfig, bool, SparseOptions | None], CollectionWords] = {}
-_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Worded:
         return [float(self.scores[query, self.places[id]]) if id in self.places else 0.0 for id in ids]
 
 
-class CollectionWords:
+class CollectionWords(ForkSafe):
     """BM25 and key tokens of a collection's documents. Threads share it; one brings it up to date, the others wait."""
 
     def __init__(self, bm25: bool, options: SparseOptions | None) -> None:
@@ -71,6 +71,17 @@ class CollectionWords:
         """
         self._wants_bm25, self._options = bm25, options
         self._lock = threading.RLock()
+        self._forget()
+        super().__init__()
+
+    def renew(self) -> None:
+        """Start anew in a forked child if another thread was changing the words; else they serve there as they are."""
+        unchanging = self._lock.acquire(blocking=False)
+        self._lock = threading.RLock()
+        if not unchanging:
+            self._forget()
+
+    def _forget(self) -> None:
         self._stamp: object = None
         self._names: set[str] | None = None
         self._bm25: BM25Index | None = None
@@ -97,15 +108,27 @@ class CollectionWords:
             texts = read_texts(collection)
             names = {_name(id, text): id for id, text in texts.items()}
             if names.keys() != self._names:
-                if self._options is not None:
-                    if self._tokens is None:
-                        self._tokens = _opened(collection, function, self._options)
-                    self._update_tokens(names, texts, index_path(collection), function, self._options)
-                if self._wants_bm25:
-                    self._bm25 = BM25Index([*texts], [*texts.values()])
-                self._number()
+                self._names = None  # if the update fails half-way, the next look makes it whole
+                try:
+                    self._update(collection, function, names, texts)
+                finally:
+                    self._number()
                 self._names = {*names}
             self._stamp = stamp
+
+    def _update(
+        self,
+        collection: Collection,
+        function: EchoEmbeddingFunction,
+        names: Mapping[str, str],
+        texts: Mapping[str, str],
+    ) -> None:
+        if self._options is not None:
+            if self._tokens is None:
+                self._tokens = _opened(collection, function, self._options)
+            _update_tokens(self._tokens, names, texts, index_path(collection), function, self._options)
+        if self._wants_bm25:
+            self._bm25 = BM25Index([*texts], [*texts.values()])
 
     @property
     def is_ready(self) -> bool:
@@ -131,26 +154,24 @@ class CollectionWords:
         self._ids = {"bm25": () if self._bm25 is None else self._bm25.ids, "key_tokens": tokens}
         self._places = {part: {id: place for place, id in enumerate(ids)} for part, ids in self._ids.items()}
 
-    def _update_tokens(
-        self,
-        names: Mapping[str, str],
-        texts: Mapping[str, str],
-        path: Path | None,
-        function: EchoEmbeddingFunction,
-        options: SparseOptions,
-    ) -> None:
-        index = self._tokens
-        if index is None:
-            return
-        index.remove([name for name in index.ids if name not in names])
-        new = [name for name in names if name not in index]
-        log.info("key tokens of %d documents are to be made", len(new))
-        for start in range(0, len(new), SAVED_EVERY):
-            part = new[start : start + SAVED_EVERY]
-            index.add(part, function.encoder.encode_sparse_documents([texts[names[n]] for n in part], options))
-            _save(index, path)
-        if not new:
-            _save(index, path)
+
+def _update_tokens(
+    index: KeyTokenIndex,
+    names: Mapping[str, str],
+    texts: Mapping[str, str],
+    path: Path | None,
+    function: EchoEmbeddingFunction,
+    options: SparseOptions,
+) -> None:
+    index.remove([name for name in index.ids if name not in names])
+    new = [name for name in names if name not in index]
+    log.info("key tokens of %d documents are to be made", len(new))
+    for start in range(0, len(new), SAVED_EVERY):
+        part = new[start : start + SAVED_EVERY]
+        index.add(part, function.encoder.encode_sparse_documents([texts[names[n]] for n in part], options))
+        _save(index, path)
+    if not new:
+        _save(index, path)
 
 
 def _opened(collection: Collection, function: EchoEmbeddingFunction, options: SparseOptions) -> KeyTokenIndex:
@@ -169,7 +190,7 @@ def words_of(
 ) -> CollectionWords:
     """The process-wide words of a collection, as a function's model reads them."""
     key = (str(collection.id), str(index_path(collection)), function.config, bm25, options)
-    with _opening:
+    with process_lock("collection words"):
         if key not in _known:
             _known[key] = CollectionWords(bm25, options)
         return _known[key]

@@ -11,7 +11,9 @@ from chromadb.api.models.Collection import Collection
 from echo_chroma.function import EchoEmbeddingFunction, Model
 from echo_chroma.guard import stored_space
 from echo_chroma.run import PAGE
+from echo_chroma.store import reaching
 from echo_core.config import Runtime
+from echo_core.errors import check_integer
 from echo_core.search import DriftMap
 
 
@@ -27,16 +29,24 @@ def fit_drift(collection: Collection, new: Model = None, runtime: Runtime | None
     Raises:
         EmbeddingSpaceMismatch: the collection does not say what it holds.
         ConfigError: it holds fewer than 20 texts.
+        StoreError: the store does not answer.
     """
+    check_integer("texts", texts, 1)
     encoder = EchoEmbeddingFunction(new, runtime).encoder
     space = stored_space(collection)
-    ids: list[str] = []
-    while page := collection.get(limit=PAGE, offset=len(ids), include=[])["ids"]:
-        ids += page
-    chosen = random.Random(0).sample(sorted(ids), min(texts, len(ids)))
-    found: Any = collection.get(ids=chosen, include=["documents", "embeddings"]) if chosen else None
-    rows = [] if found is None else zip(found["documents"], found["embeddings"], strict=True)
-    pairs = [(text, vector) for text, vector in rows if text]
+    with reaching(collection.name, "nothing was changed"):
+        pairs = _sample(collection, texts)
     listed = [text for text, _ in pairs]
     vectors = np.asarray([vector for _, vector in pairs], dtype=np.float32).reshape(len(pairs), -1)
     return DriftMap.fit(encoder, vectors, listed, role="document", old_space=space)
+
+
+def _sample(collection: Collection, count: int) -> list[tuple[str, Any]]:
+    """Texts and their vectors, at random, but those that say nothing."""
+    ids: list[str] = []
+    while page := collection.get(limit=PAGE, offset=len(ids), include=[])["ids"]:
+        ids += page
+    chosen = random.Random(0).sample(sorted(ids), min(count, len(ids)))
+    found: Any = collection.get(ids=chosen, include=["documents", "embeddings"]) if chosen else None
+    rows = [] if found is None else zip(found["documents"], found["embeddings"], strict=True)
+    return [(text, vector) for text, vector in rows if text and text.strip()]

@@ -7,6 +7,7 @@ that a kill at any moment costs the batch in hand and nothing else.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from echo_core.identity.space import FINGERPRINT_KEY, SPACE_KEY
 SAMPLE = 500  # texts embedded first, which a map between the spaces can be fitted on
 PASSES = 20  # over a collection that others write to, until one finds nothing to do
 _READ = 1000  # records read at a time
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")  # that Chroma gives to collections
 
 
 def migrate(
@@ -62,14 +64,22 @@ def migrate(
     client, name = client_of(collection), collection.name
     with reaching(name, "the old vectors are as they were, or the new ones are whole"):
         complete_switch(client, name)
-        if keep_old_as is not None and find(client, keep_old_as) is not None:
-            raise EchoError(f"keep_old_as must be a name that no collection has, got {keep_old_as!r}; choose another")
+        _check_free(client, keep_old_as)
         current = client.get_collection(name, embedding_function=None)
         if not holds(current, function.space):
             filled = _filled(client, current, function, batch_size)
             switch(client, name, filled)
         _put_away(client, name, function, keep_old_as, batch_size)
     return open_for(function, client, name)
+
+
+def _check_free(client: ClientAPI, name: str | None) -> None:
+    """Raise EchoError for a name that Chroma would refuse for the old collection, when all is embedded."""
+    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+        rule = "must have 3 to 512 letters, digits, dots, dashes and underscores, and begin and end with the first two"
+        raise EchoError(f"keep_old_as {rule}, got {name!r}")
+    if name is not None and find(client, name) is not None:
+        raise EchoError(f"keep_old_as must be a name that no collection has, got {name!r}; choose another")
 
 
 def _filled(client: ClientAPI, old: Collection, function: EchoEmbeddingFunction, batch_size: int) -> Collection:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,12 @@ from echo_chroma.store import open_client, reaching
 from echo_chroma.switch import WHOLE, filling_name, find
 from echo_chroma.vectors import cosines_of
 from echo_core.config import Runtime
-from echo_core.errors import EchoError
+from echo_core.errors import EchoError, check_integer
 from echo_core.methods.finish import unit
 from echo_core.search import DriftMap
 from echo_core.search.alignment import LEAST
 from echo_core.search.mixed import on_scale_of
+from echo_core.text.inputs import check_collection, check_text
 
 Vectors = NDArray[np.float32]
 _TRIES = 5  # while the collections are renamed under a query
@@ -46,15 +48,21 @@ class MigratingSearch:
     by them. Until there are twenty such texts, the collection's own encoder answers.
     """
 
-    def __init__(self, client: ClientAPI | str, name: str, new: Model = None, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self,
+        client: ClientAPI | str | os.PathLike[str],
+        name: str,
+        new: Model = None,
+        runtime: Runtime | None = None,
+    ) -> None:
         """Take the store (a folder, or a client), the collection's name and the new encoder; nothing is opened yet."""
-        self._client = open_client(client) if isinstance(client, str) else client
+        self._client = open_client(client) if isinstance(client, str | os.PathLike) else client
         self._name, self._function = name, EchoEmbeddingFunction(new, runtime)
         self._bridge: tuple[tuple[Any, ...], Bridge] | None = None
 
     def query(
         self,
-        query_texts: Sequence[str],
+        query_texts: Iterable[str],
         n_results: int = 10,
         where: Mapping[str, Any] | None = None,
         where_document: Mapping[str, Any] | None = None,
@@ -69,13 +77,19 @@ class MigratingSearch:
 
         Raises:
             EchoError: no collection has the name.
+            TypeError: the texts are no list of strings.
+            ConfigError: ``n_results`` is less than 1.
             StoreError: the store does not answer.
         """
+        check_integer("n_results", n_results, 1)
+        texts = [check_text(text, index) for index, text in enumerate(check_collection(query_texts))]
         filters = {"n_results": n_results, "where": where, "where_document": where_document}
+        if not texts:
+            return {key: [] for key in ("ids", "distances", "documents", "metadatas")}
         with reaching(self._name, "a query changes nothing"):
             for rest in reversed(range(_TRIES)):
                 try:
-                    return self._answer(list(query_texts), filters)
+                    return self._answer(texts, filters)
                 except NotFoundError:  # switched, and the old one deleted, since its name was looked up
                     if not rest:
                         raise

@@ -87,7 +87,7 @@ def note_id(id: str, number: int, seen: dict[str, int]) -> None:
         raise EchoError(f"ids must be distinct, got {id!r} for text {first} and for text {number}; {way_out}")
 
 
-def check_metadata(metadata: object, number: int) -> dict[str, Any] | None:
+def check_metadata(metadata: object, number: int | str) -> dict[str, Any] | None:
     """The metadata of text ``number`` as Chroma keeps it: without None values; None, where nothing is left.
 
     Raises:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,13 +19,14 @@ from chromadb.api import BaseAPI, ClientAPI
 from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.errors import ChromaError, InternalError, RateLimitError
 
+import echo_chroma.inherited  # noqa: F401  parts the clients of a forked child from its parent's
 from echo_core.errors import StoreError
+from echo_core.forks import process_lock
 
 CALL_BYTES = 32 << 20  # a server takes 40 MiB in one call (chromadb 1.5.9, measured), and does not tell
 _TOO_LARGE = re.compile(r"(?i)too large|length limit|\b413\b")  # Chroma's words, and those of proxies
 _WAITS = (0.1, 0.4, 1.6)  # seconds; migrations of a new store take about 0.1
 _FAILURES = (httpx.HTTPError, InternalError, RateLimitError)
-_opening = threading.RLock()
 
 T = TypeVar("T")
 
@@ -99,11 +99,17 @@ def reaching(collection: str, stored: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, _FAILURES) and type(error) is not Exception:  # a plain one: an answer not of Chroma's
+        if not _is_of_the_store(error):
             raise
         cause = f"{type(error).__name__}: {error}"
         way_out = f"{stored}; run the same again when the store answers: it goes on from there"
         raise StoreError(f"the store of Chroma collection {collection!r} failed ({cause}); {way_out}") from error
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    if type(error) is ValueError:  # of a client that is made while no server answers
+        return isinstance(error.__context__, httpx.HTTPError)
+    return isinstance(error, _FAILURES) or type(error) is Exception  # a plain one: an answer not of Chroma's
 
 
 def open_client(folder: str | os.PathLike[str]) -> ClientAPI:
@@ -121,11 +127,16 @@ def open_store(folder: str, make: Callable[[], T], waits: Sequence[float] = _WAI
         waits: seconds before each further try.
 
     Raises:
+        StoreError: the process that forked this one has opened the store.
         InternalError: from Chroma, if that takes longer, or if it is about something else.
     """
-    with _opening:  # Chroma hands one thread the client that another is still making
+    with process_lock("chroma stores"):  # Chroma hands one thread the client that another is still making
         try:
             return make()
+        except ValueError as error:
+            if isinstance(error.__context__, StoreError):  # in a forked child; Chroma says that a tenant is missing
+                raise error.__context__ from None
+            raise
         except InternalError as error:
             SharedSystemClient._identifier_to_system.pop(folder, None)  # half made, and given out again otherwise
             if not waits or "already exists" not in str(error):  # "table collections already exists"

@@ -5,6 +5,7 @@ Ids come from the content and writes are upserts, so that a task that Ray runs t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from ray.data import Dataset
 from ray.data.datasource import Datasink
 
 from echo_core import ConfigError, EchoConfig, EmbeddingSpaceMismatch
+from echo_core.forks import process_lock
 from echo_core.identity.space import FINGERPRINT_KEY
 from echo_ray.columns import Columns, read_rows
 from echo_ray.dataset import settle
@@ -62,13 +64,18 @@ def write_chroma(
     Raises:
         EmbeddingSpaceMismatch: the collection, or a row, has vectors of another space; names what differs.
         StoreError: the server does not answer; what is written stays, and the same call again goes on.
-        ConfigError: ``settings`` without a host.
+        ConfigError: ``settings`` without a host, or ``metadata`` names a column that is not there.
+        TypeError: ``metadata`` is one string.
     """
     from echo_chroma import open_collection
+    from echo_chroma.store import reaching
 
     if not settings.get("host"):
         raise ConfigError(f"settings must have the host of a Chroma server, got {dict(settings)!r}")
-    open_collection(_client(settings), name, settle(config))
+    if isinstance(metadata, str):
+        raise TypeError(f"metadata must be a list of columns, got one string; put it in a list: [{metadata!r}]")
+    with reaching(name, "nothing was changed"):
+        open_collection(_client(settings), name, settle(config))
     sink = _ChromaDatasink(dict(settings), name, columns or Columns(), metadata)
     dataset.write_datasink(sink, concurrency=writers)
     return sink.total
@@ -115,7 +122,10 @@ class _ChromaDatasink(Datasink[Written]):  # type: ignore[misc]
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> Written:
         """Upsert the rows of some blocks; called in a task of Ray's, which may run twice."""
-        collection = _client(self._settings).get_collection(self._name, embedding_function=None)
+        from echo_chroma.store import reaching
+
+        with reaching(self._name, "what other tasks wrote is stored"):
+            collection = _client(self._settings).get_collection(self._name, embedding_function=None)
         done = [self._write_block(collection, as_table(block)) for block in blocks]
         return _sum(done)
 
@@ -144,8 +154,11 @@ class _ChromaDatasink(Datasink[Written]):  # type: ignore[misc]
 
         own = {self._columns.text, *self._columns.added}
         names = self._metadata if self._metadata is not None else [n for n in table.column_names if n not in own]
+        if missing := [name for name in names if name not in table.column_names]:
+            raise ConfigError(f"metadata must name columns of the dataset, got {missing}; it has {table.column_names}")
         rows = table.select(list(names)).to_pylist() if names else [{}] * table.num_rows
-        return [check_metadata(row, number) for number, row in enumerate(rows)]
+        ids = table[self._columns.id].to_pylist()
+        return [check_metadata(row, f"with id {id}") for id, row in zip(ids, rows, strict=True)]
 
 
 def as_vectors(column: pa.ChunkedArray) -> Any:
@@ -188,18 +201,19 @@ def _stored(settings: dict[str, Any], name: str, ids: Sequence[str]) -> set[str]
         return set(collection.get(ids=list(ids), include=[])["ids"]) if ids else set()
 
 
-_clients: dict[str, ClientAPI] = {}  # of this process, by their settings
+_clients: dict[tuple[int, str], ClientAPI] = {}  # by process and settings: a forked child must not share connections
 
 
 def _client(settings: Settings) -> ClientAPI:
     import chromadb
     from chromadb.config import Settings as ChromaSettings
 
-    key = repr(sorted(settings.items()))
-    if key not in _clients:
-        quiet = ChromaSettings(anonymized_telemetry=False)
-        _clients[key] = chromadb.HttpClient(**{"settings": quiet, **settings})
-    return _clients[key]
+    key = os.getpid(), repr(sorted(settings.items()))
+    with process_lock("chroma stores"):  # Chroma hands one thread the client that another is still making
+        if key not in _clients:
+            quiet = ChromaSettings(anonymized_telemetry=False)
+            _clients[key] = chromadb.HttpClient(**{"settings": quiet, **settings})
+        return _clients[key]
 
 
 def _sum(parts: Sequence[Written]) -> Written:

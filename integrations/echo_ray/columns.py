@@ -26,6 +26,18 @@ class Columns:
     fingerprint: str = "fingerprint"
     error: str = "error"
 
+    def __post_init__(self) -> None:
+        """Check the names.
+
+        Raises:
+            TypeError: ``variables`` is one string, whose letters would be taken for names.
+            ConfigError: one name for two of the columns that are added.
+        """
+        if isinstance(self.variables, str):
+            raise TypeError(f"variables must be a tuple of names, got one string; write ({self.variables!r},)")
+        if len(set(self.added)) < len(self.added):
+            raise ConfigError(f"id, vector, fingerprint and error must have four names, got {self.added}")
+
     @property
     def read(self) -> tuple[str, ...]:
         """Columns that a dataset must have."""

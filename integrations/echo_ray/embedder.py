@@ -15,6 +15,7 @@ import echo_core
 from echo_core import ConfigError, EchoConfig, Runtime
 from echo_core.config import ROLES
 from echo_core.errors import EchoError, TextError, check_choice, check_integer
+from echo_core.forks import load_lock
 from echo_core.identity.presets import preset_for
 from echo_ray.columns import Columns, Rows, read_rows
 
@@ -66,7 +67,8 @@ class EchoBatchEmbedder:
         self._role, self._dtype, self._on_error = role, vector_dtype, on_error
         if threads is not None:
             check_integer("threads", threads, 1)
-            import torch
+            with load_lock():
+                import torch
 
             torch.set_num_threads(threads)
         self._encoder = echo_core.shared_encoder(self.config, replace(runtime or Runtime(), progress=False))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from echo_core.engine.threads import load_lock
 from echo_core.errors import ModelError
+from echo_core.forks import load_lock
 
 _PLACE = (
     "cache_dir",

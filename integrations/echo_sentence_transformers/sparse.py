@@ -14,8 +14,8 @@ from sentence_transformers import SparseEncoder
 from torch import Tensor, nn
 
 from echo_core.config import EchoConfig
-from echo_core.engine.threads import load_lock
 from echo_core.errors import ConfigError, ModelError
+from echo_core.forks import load_lock
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import read_head
 from echo_core.methods.finish import raw_config

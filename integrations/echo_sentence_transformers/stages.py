@@ -17,8 +17,8 @@ from echo_core.config import ROLES, EchoConfig, Runtime
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.runner import Runner
 from echo_core.engine.scheduler import Scheduler
-from echo_core.engine.threads import load_lock
 from echo_core.errors import NotFiniteError, TextError
+from echo_core.forks import load_lock
 from echo_core.pipeline import Pipeline
 from echo_core.progress import CutTexts
 from echo_core.text.prompts import PromptTokenizer

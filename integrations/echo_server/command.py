@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="FILE", help="JSON fields of an EchoConfig; --model goes before its model")
     add("--name", help="under which clients know the model; default: the last part of its own name")
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)")
-    add("--port", type=int, default=8080, help="(default: %(default)s)")
+    add("--port", type=_port, default=8080, help="(default: %(default)s)")
     add("--allowed-host", action="append", default=[], metavar="NAME", help="a further name of this server")
     add("--api-key-file", type=Path, metavar="FILE", help=f"holds the key; or set {KEY}")
     add("--without-key", action="store_true", help="serve other machines without a key")
@@ -77,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
     _add_search(made)
     _add_limits(made)
     return made
+
+
+def _port(given: str) -> int:
+    if not given.isdecimal() or int(given) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got {given!r}")
+    return int(given)
 
 
 def _add_search(made: argparse.ArgumentParser) -> None:
@@ -98,7 +104,10 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 
 def read_key(file: Path | None) -> str | None:
     """The key, from a file or from the environment: not from the command line, which every user of a machine sees."""
-    key = os.environ.get(KEY) if file is None else file.read_text(encoding="utf-8")
+    try:
+        key = os.environ.get(KEY) if file is None else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} must hold a key in UTF-8, got other bytes; write the key alone into it") from error
     if key is not None and not key.strip():
         raise ConfigError(f"{file or KEY} must hold a key, but is blank")
     return key and key.strip()

@@ -14,21 +14,29 @@ from chromadb.config import Settings
 
 from echo_chroma import open_client, open_collection, sync_documents
 from echo_chroma.folder import read_folder
-from echo_core import ConfigError, EchoConfig, Runtime
+from echo_core import ConfigError, EchoConfig, Runtime, StoreError
 from echo_server.passages import ChromaPassages
 
 log = logging.getLogger("echo_server")
 
 
 def open_store(index: Path, server: str | None) -> ClientAPI:
-    """The store in a folder, or a Chroma server named HOST:PORT."""
+    """The store in a folder, or a Chroma server named HOST:PORT.
+
+    Raises:
+        ConfigError: ``server`` is of another form.
+        StoreError: it does not answer.
+    """
     if server is None:
         index.mkdir(parents=True, exist_ok=True)
         return open_client(index)
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"--chroma must be HOST:PORT, got {server!r}")
-    return chromadb.HttpClient(host, int(port), settings=Settings(anonymized_telemetry=False))
+    try:
+        return chromadb.HttpClient(host, int(port), settings=Settings(anonymized_telemetry=False))
+    except ValueError as error:  # Chroma's word for nobody answers
+        raise StoreError(f"--chroma must be a Chroma server that answers, got {server} ({error}); start it") from error
 
 
 def index_folder(client: ClientAPI, folder: Path, config: EchoConfig, runtime: Runtime) -> ChromaPassages:

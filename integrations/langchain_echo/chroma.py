@@ -25,9 +25,9 @@ from echo_chroma.store import open_store, reaching
 from echo_chroma.switch import complete_switch
 from echo_chroma.vectors import check_distance, cosines_of, distance_of, put_vectors
 from echo_core import EchoError
-from echo_core.errors import TextError
 from echo_core.search import DriftMap
 from echo_core.text.inputs import check_collection
+from echo_options import numbered_as_in
 from langchain_echo.drift import DriftedEmbeddings
 from langchain_echo.embeddings import EchoEmbeddings
 
@@ -119,6 +119,20 @@ class EchoChroma(Chroma):
             raise EchoError(f"ids must be in the collection, got {sorted(unknown)[:5]}; add_documents adds new ones")
         self._put(records)
 
+    def fork(self, new_name: str) -> EchoChroma:
+        """A copy of the store under a new name, as guarded as this one; only Chroma Cloud can make one.
+
+        Raises:
+            StoreError: the store does not answer.
+            NotImplementedError: of Chroma, in a store that cannot.
+        """
+        with reaching(self._collection.name, "nothing was changed"):
+            forked = self._collection.fork(new_name=new_name)
+        function = cast(Embeddings, self._embedding_function)
+        drift = self._function.drift
+        inner = cast(DriftedEmbeddings, function).underlying_embeddings if drift is not None else function
+        return EchoChroma(forked.name, inner, client=self._client, drift=drift)
+
     @classmethod
     def from_texts(
         cls,
@@ -151,10 +165,8 @@ class EchoChroma(Chroma):
         for batch in batches(records, BATCH):
             columns = {name: [getattr(record, name) for record in batch] for name in ("id", "text", "metadata")}
             first = batch[0].number
-            try:
+            with numbered_as_in(columns["text"], first):
                 vectors = cast(Embeddings, self._embedding_function).embed_documents(columns["text"])
-            except TextError as error:
-                raise error.at(first + error.index) from error.__cause__
             ids, texts, metadatas = columns.values()
             put_vectors(self._client, self._collection, ids, vectors, texts, metadatas, first, note)
 

@@ -17,7 +17,14 @@ class DriftedEmbeddings(Embeddings):  # type: ignore[misc]
     """
 
     def __init__(self, embeddings: Embeddings, drift: DriftMap) -> None:
-        """Take EchoEmbeddings, or a cache around them, and the map from their space."""
+        """Take EchoEmbeddings, or a cache around them, and the map from their space.
+
+        Raises:
+            TypeError: one of them is something else.
+        """
+        for name, given, kind in (("embeddings", embeddings, Embeddings), ("drift", drift, DriftMap)):
+            if not isinstance(given, kind):
+                raise TypeError(f"{name} must be {kind.__name__}, got {type(given).__name__}")
         self.underlying_embeddings = embeddings
         self.drift = drift
 

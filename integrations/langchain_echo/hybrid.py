@@ -53,7 +53,7 @@ class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
         found = hybrid_query(
             self._collection,
             [query],
-            k or self.k,
+            self.k if k is None else k,
             where=self.filter,
             where_document=self.where_document,
             fusion=self.fusion,

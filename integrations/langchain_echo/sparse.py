@@ -25,9 +25,16 @@ class EchoSparseEmbeddings(SparseEmbeddings):  # type: ignore[misc]
     """
 
     def __init__(self, embeddings: EchoEmbeddings | None = None, options: SparseOptions | None = None) -> None:
-        """Take the model's options, by default the embedded model's, and what a sparse vector is made of."""
-        self.embeddings = embeddings or EchoEmbeddings()
-        self.options = options or SparseOptions()
+        """Take the model's options, by default the embedded model's, and what a sparse vector is made of.
+
+        Raises:
+            TypeError: ``embeddings`` or ``options`` is something else.
+        """
+        self.embeddings = EchoEmbeddings() if embeddings is None else embeddings
+        self.options = SparseOptions() if options is None else options
+        for name, kind in (("embeddings", EchoEmbeddings), ("options", SparseOptions)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be {kind.__name__}, got {type(getattr(self, name)).__name__}")
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """N sparse vectors, said with the document template, in the caller's order."""

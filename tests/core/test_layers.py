@@ -32,7 +32,7 @@ FILES = sorted(path for path in CORE.rglob("*.py") if path.name != "__init__.py"
 # The floors, the ground first: a file imports only from its own floor or from those before it. Two rooms on one floor
 # know nothing of each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress", "released"),
+    ("errors", "progress", "released", "forks"),
     ("template",),
     ("config",),
     ("sparse_options",),

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
+from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,3 +126,15 @@ def test_what_does_not_fit_is_refused():
 
 def test_an_empty_index_finds_nothing():
     assert KeyTokenIndex(SPACE).scores(rows_of(2)).shape == (2, 0)
+
+
+@needs_fork
+@forks
+def test_a_fork_waits_for_an_addition_and_the_child_finds_what_was_added():
+    """A child forked while another thread held the index's lock waited for it for ever."""
+    index, release = KeyTokenIndex(SPACE), threading.Event()
+    index.add(["a", "b"], rows_of(2))
+    thread = held_by_another_thread(index._own.lock, release)
+    threading.Timer(0.2, release.set).start()
+    assert passes_in_child(lambda: index.scores(rows_of(1)).shape == (1, 2))
+    thread.join()

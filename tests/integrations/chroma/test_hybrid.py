@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import chromadb
 import pytest
+from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 
 from echo_chroma import add_documents, collection_words, hybrid_query, open_collection
-from echo_chroma.collection_words import index_path, store_stamp
+from echo_chroma.collection_words import index_path, store_stamp, words_of
 from echo_core import ConfigError, EchoConfig, EchoEncoder, EmbeddingSpaceMismatch, SparseOptions
 from echo_core.search.bm25 import BM25Index
 from echo_core.search.hybrid import Fusion, fuse_scores
@@ -272,3 +274,35 @@ def test_a_kill_in_the_middle_leaves_nothing_stale(kept, tmp_path, config, runti
     expected = by_hand(config, runtime, texts, [f"d{n}" for n in range(6)], "storm", ALL)
     assert dict(zip(found["ids"][0], found["scores"][0], strict=True)) == pytest.approx(expected, abs=1e-3)
     assert made[0] in (4, 5)  # two were saved before the kill, of which the update may have hit one
+
+
+@needs_fork
+@forks
+def test_a_forked_child_has_the_words_that_were_whole_and_reads_anew_what_another_thread_was_changing(in_memory):
+    """A child forked while another thread brought the words up to date waited for that thread's lock for ever."""
+    words = words_of(in_memory, in_memory._embedding_function, True, None)
+    words.refresh(in_memory, in_memory._embedding_function)
+    expected = words.scores(QUERIES, None)["bm25"].scores.tolist()
+    assert passes_in_child(lambda: words.is_ready and words.scores(QUERIES, None)["bm25"].scores.tolist() == expected)
+    release = threading.Event()
+    thread = held_by_another_thread(words._lock, release)
+    try:
+        assert passes_in_child(lambda: not words.is_ready and words.scores(QUERIES, None) == {})
+        assert words.is_ready
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_an_update_that_failed_half_way_is_made_whole_at_the_next_query(in_memory, config, runtime, monkeypatch):
+    """With ``refresh=False`` the places of the last whole state were taken for those of what had been removed since."""
+    hybrid_query(in_memory, QUERIES, fusion=ALL, sparse=K)
+    in_memory.delete(["d0"])
+    in_memory.update(["d1"], documents=["Nothing of boats."])
+    with monkeypatch.context() as broken:
+        broken.setattr(EchoEncoder, "encode_sparse_documents", lambda *args: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            hybrid_query(in_memory, QUERIES, fusion=ALL, sparse=K)
+    found = hybrid_query(in_memory, ["storm"], fusion=ALL, sparse=K, refresh=False)
+    expected = by_hand(config, runtime, ["Nothing of boats.", *TEXTS[2:]], [f"d{n}" for n in range(1, 6)], "storm", ALL)
+    assert dict(zip(found["ids"][0], found["scores"][0], strict=True)) == pytest.approx(expected, abs=1e-3)

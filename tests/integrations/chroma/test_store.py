@@ -9,12 +9,14 @@ import httpx
 import numpy as np
 import pytest
 from chromadb.errors import InternalError, InvalidArgumentError
+from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_chroma import open_client, store
 from echo_chroma.store import open_store, reaching, record_bytes, store_in_parts
 from echo_core import EchoError, StoreError, TextTooLongError
+from echo_core.forks import process_lock
 
 
 class Takes:
@@ -141,3 +143,62 @@ def test_an_error_that_waiting_does_not_mend_is_raised_at_once():
     with pytest.raises(InternalError, match="full"):
         open_store("folder", make)
     assert time.perf_counter() - start < 0.1
+
+
+def says_how(call):
+    """Whether a call says that a store must be opened after a fork."""
+    with pytest.raises(StoreError, match="open it after the fork, in each worker, or run a server"):
+        call()
+    return True
+
+
+@needs_fork
+@forks
+def test_a_store_that_the_parent_opened_is_refused_in_a_forked_child(tmp_path):
+    """Chroma runs it by threads that a child lacks: every call waited for ever, and so did the child's own end."""
+    clients = [open_client(tmp_path / "store"), chromadb.EphemeralClient()]
+    collections = [client.get_or_create_collection("forks", embedding_function=None) for client in clients]
+    for collection in collections:
+        collection.upsert(["a"], np.ones((1, 2), np.float32))
+        assert passes_in_child(lambda collection=collection: says_how(collection.count))
+    assert passes_in_child(lambda: says_how(lambda: open_client(tmp_path / "store")))
+    assert passes_in_child(lambda: open_client(tmp_path / "another").list_collections() == [])
+    assert [collection.count() for collection in collections] == [1, 1]
+
+
+@needs_fork
+@forks
+def test_a_forked_child_shares_no_connection_to_a_server(server):
+    """One connection that two processes write to gives one of them the other's answers."""
+    client = chromadb.HttpClient(*server)
+    collection = client.get_or_create_collection("forked", embedding_function=None)
+    collection.upsert(["a"], np.ones((1, 2), np.float32))
+    session = client._server._session
+
+    def answers():
+        return client._server._session is not session and all(collection.get()["ids"] == ["a"] for _ in range(9))
+
+    assert passes_in_child(answers)
+    assert client._server._session is session
+    assert collection.count() == 1
+
+
+@needs_fork
+@forks
+def test_a_child_forked_while_another_thread_opens_a_store_can_open_one(tmp_path):
+    release = threading.Event()
+    thread = held_by_another_thread(process_lock("chroma stores"), release)
+    try:
+        assert passes_in_child(lambda: open_client(tmp_path / "of-the-child").list_collections() == [])
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_a_server_that_is_not_there_is_our_error():
+    """A client that nobody answers raises Chroma's own ValueError, which passed."""
+    with (
+        pytest.raises(StoreError, match=r"'notes' failed.*Could not connect.*nothing was changed"),
+        reaching("notes", "nothing was changed"),
+    ):
+        chromadb.HttpClient("127.0.0.1", 9)

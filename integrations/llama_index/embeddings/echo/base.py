@@ -11,10 +11,8 @@ from llama_index.core.base.embeddings.base import BaseEmbedding, SimilarityMode
 from pydantic import Field, model_validator
 
 from echo_core import EmptyTextError, Runtime
-from echo_core.errors import TextError
 from echo_core.identity.space import fingerprint
-from echo_core.text.inputs import check_collection
-from echo_options import EchoOptions, with_options
+from echo_options import EchoOptions, carried, listed, numbered_as_in, with_options
 
 # What only runs a model stays out of to_dict, which is a cache key.
 _UNWRITTEN = [field.name for field in dataclasses.fields(Runtime)]
@@ -92,21 +90,21 @@ class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
 
     def get_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[list[float]]:
         """N vectors of D floats, said with the document template. Raises like ``EchoEncoder.encode_documents``."""
-        with _numbered_as_in(texts := _listed(texts)):
+        with numbered_as_in(texts := listed(texts)):
             return cast(list[list[float]], super().get_text_embedding_batch(texts, *args, **kwargs))
 
     async def aget_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[list[float]]:
         """``get_text_embedding_batch`` without blocking the event loop."""
-        with _numbered_as_in(texts := _listed(texts)):
+        with numbered_as_in(texts := listed(texts)):
             return cast(list[list[float]], await super().aget_text_embedding_batch(texts, *args, **kwargs))
 
     def get_agg_embedding_from_queries(self, queries: list[str], *args: Any, **kwargs: Any) -> list[float]:
         """D floats, the queries' vectors in one: their mean, if no other function is given."""
-        return cast(list[float], super().get_agg_embedding_from_queries(_listed(queries), *args, **kwargs))
+        return cast(list[float], super().get_agg_embedding_from_queries(listed(queries), *args, **kwargs))
 
     async def aget_agg_embedding_from_queries(self, queries: list[str], *args: Any, **kwargs: Any) -> list[float]:
         """``get_agg_embedding_from_queries`` without blocking the event loop."""
-        return cast(list[float], await super().aget_agg_embedding_from_queries(_listed(queries), *args, **kwargs))
+        return cast(list[float], await super().aget_agg_embedding_from_queries(listed(queries), *args, **kwargs))
 
     def _get_query_embedding(self, query: str) -> list[float]:
         with _advised([query]):
@@ -131,26 +129,11 @@ class EchoEmbedding(EchoOptions, BaseEmbedding):  # type: ignore[misc]
             return await self._aembed("documents", texts)
 
 
-def _listed(texts: object) -> list[str]:
-    return cast(list[str], list(check_collection(texts)))
-
-
 @contextmanager
 def _advised(texts: list[str]) -> Iterator[None]:
-    """What is raised about one of the texts carries the text, and advice that is safe in LlamaIndex."""
-    try:
-        yield
-    except TextError as error:
-        if isinstance(error, EmptyTextError):
-            error = EmptyTextError(error.index, _BLANK.format(texts[error.index][:20]))
-        vars(error)["text"] = texts[error.index]
-        raise error from error.__cause__
-
-
-@contextmanager
-def _numbered_as_in(texts: list[str]) -> Iterator[None]:
-    """What is raised about a text of a batch, into which LlamaIndex parts the texts, names its place in all of them."""
-    try:
-        yield
-    except TextError as error:
-        raise error.at(texts.index(vars(error)["text"])) from error.__cause__
+    """A context in which advice about a blank text is safe in LlamaIndex."""
+    with carried(texts):
+        try:
+            yield
+        except EmptyTextError as error:
+            raise EmptyTextError(error.index, _BLANK.format(texts[error.index][:20])) from error.__cause__

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilters
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from llama_index.vector_stores.chroma.base import _to_chroma_filter
 
 from echo_chroma import hybrid_query
 from echo_core import SparseOptions
+from echo_core.errors import check_integer
 from echo_core.search.hybrid import Fusion
 from llama_index.embeddings.echo.chroma import EchoChromaVectorStore
 
@@ -43,7 +45,15 @@ class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
             fusion: which rankings count, and how much.
             sparse: options of the key tokens, where they count.
             retriever: goes to ``BaseRetriever`` as it is.
+
+        Raises:
+            ConfigError: ``similarity_top_k`` is less than 1.
+            TypeError: another kind of store.
         """
+        check_integer("similarity_top_k", similarity_top_k, 1)
+        if not isinstance(vector_store, EchoChromaVectorStore):
+            rule = f"vector_store must be an EchoChromaVectorStore, got {type(vector_store).__name__}"
+            raise TypeError(f"{rule}; open_chroma_vector_store opens one")
         super().__init__(**retriever)
         self._collection = vector_store._collection
         self.similarity_top_k = similarity_top_k
@@ -52,10 +62,15 @@ class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         found = hybrid_query(self._collection, [query_bundle.query_str], self.similarity_top_k, **self._options)
-        columns = zip(found["documents"][0], found["metadatas"][0], found["scores"][0], strict=True)
-        return [
-            NodeWithScore(node=metadata_dict_to_node(meta, text=text), score=score) for text, meta, score in columns
-        ]
+        columns = zip(*(found[name][0] for name in ("ids", "documents", "metadatas", "scores")), strict=True)
+        return [NodeWithScore(node=_node(id, text, meta), score=score) for id, text, meta, score in columns]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
+
+
+def _node(id: str, text: str | None, metadata: Mapping[str, Any] | None) -> BaseNode:
+    """The node that LlamaIndex stored, or one of a record that somebody else did."""
+    if "_node_content" in (metadata or {}):
+        return metadata_dict_to_node(dict(metadata or {}), text=text)
+    return TextNode(id_=id, text=text or "", metadata=dict(metadata or {}))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding, SparseEmbedding
 from pydantic import Field, model_validator
 
 from echo_core import Runtime, SparseOptions
 from echo_core.methods.sparse_matrix import listed_rows
-from echo_options import EchoOptions, with_options
+from echo_options import EchoOptions, carried, listed, numbered_as_in, with_options
 
 _UNWRITTEN = [field.name for field in dataclasses.fields(Runtime)]
 Lists = tuple[list[list[int]], list[list[float]]]
@@ -45,6 +45,24 @@ class EchoSparseEmbedding(EchoOptions, BaseSparseEmbedding):  # type: ignore[mis
         """The name under which LlamaIndex serialises it."""
         return "EchoSparseEmbedding"
 
+    def get_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[SparseEmbedding]:
+        """N sparse vectors, said with the document template. Raises like ``encode_sparse_documents``."""
+        with numbered_as_in(texts := listed(texts)):
+            return cast(list[SparseEmbedding], super().get_text_embedding_batch(texts, *args, **kwargs))
+
+    async def aget_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[SparseEmbedding]:
+        """``get_text_embedding_batch`` without blocking the event loop."""
+        with numbered_as_in(texts := listed(texts)):
+            return cast(list[SparseEmbedding], await super().aget_text_embedding_batch(texts, *args, **kwargs))
+
+    def get_agg_embedding_from_queries(self, queries: list[str], *args: Any, **kwargs: Any) -> SparseEmbedding:
+        """The queries' sparse vectors in one: their mean, if no other function is given."""
+        return super().get_agg_embedding_from_queries(listed(queries), *args, **kwargs)
+
+    async def aget_agg_embedding_from_queries(self, queries: list[str], *args: Any, **kwargs: Any) -> SparseEmbedding:
+        """``get_agg_embedding_from_queries`` without blocking the event loop."""
+        return await super().aget_agg_embedding_from_queries(listed(queries), *args, **kwargs)
+
     def sparse_doc_fn(self, texts: list[str]) -> Lists:
         """Ids and weights of N texts, said with the document template, as ``QdrantVectorStore`` takes them."""
         return _parted(self._rows("documents", texts))
@@ -54,7 +72,8 @@ class EchoSparseEmbedding(EchoOptions, BaseSparseEmbedding):  # type: ignore[mis
         return _parted(self._rows("queries", texts))
 
     def _rows(self, role: str, texts: list[str]) -> list[tuple[list[int], list[float]]]:
-        return listed_rows(getattr(self.encoder, f"encode_sparse_{role}")(texts, self.sparse))
+        with carried(given := listed(texts)):
+            return listed_rows(getattr(self.encoder, f"encode_sparse_{role}")(given, self.sparse))
 
     def _get_query_embedding(self, query: str) -> SparseEmbedding:
         return _as_dict(*self._rows("queries", [query])[0])
