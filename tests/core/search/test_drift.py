@@ -124,3 +124,5 @@ def test_wrong_input_is_refused_with_the_way_out(new, old):
         DriftMap.fit(new, old, TEXTS, role="passage")
     with pytest.raises(ConfigError, match="at least 20"):
         DriftMap.fit(new, old, list(NASTY)[:3])
+    with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
+        DriftMap.fit(new, old, "a string whose letters would have been the texts")

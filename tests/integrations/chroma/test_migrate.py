@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 
 import chromadb
+import httpx
 import numpy as np
 import pytest
 from chromadb.api.models.Collection import Collection
 
-from echo_chroma import MigratingSearch, add_documents, fit_drift, migrate, open_collection
+from echo_chroma import MigratingSearch, add_documents, fit_drift, migrate, open_client, open_collection
 from echo_chroma.migrate import SAMPLE
 from echo_chroma.switch import complete_switch
-from echo_core import EchoError, EmbeddingSpaceMismatch, shared_encoder
+from echo_core import ConfigError, EchoError, EmbeddingSpaceMismatch, StoreError, shared_encoder
 
 THINGS = ("the sea is calm", "bread is in the oven", "the fog is thick", "a hive hums", "the road is closed")
 TEXTS = [f"Note {number}: {thing}" for number in range(12) for thing in THINGS]
@@ -359,3 +360,51 @@ def _reopened(folder: str):
 def _asked(client, changed, runtime):
     found = MigratingSearch(client, "notes", changed, runtime).query(ASKED, n_results=5)
     assert [len(set(ids)) for ids in found["ids"]] == [5, 5]
+
+
+def test_what_is_asked_wrongly_of_a_search_is_refused_and_no_queries_find_nothing(ephemeral, config, changed, runtime):
+    """One string was searched letter by letter, and no queries at all were an error of Chroma's."""
+    filled(ephemeral, config, runtime, TEXTS[:3])
+    search = MigratingSearch(ephemeral, "notes", changed, runtime)
+    with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
+        search.query("where is the fog")
+    with pytest.raises(TypeError, match="text 1 must be a string, got NoneType"):
+        search.query(["where", None])
+    with pytest.raises(ConfigError, match="n_results must be an integer of at least 1, got 0"):
+        search.query(ASKED, n_results=0)
+    assert search.query([]) == {"ids": [], "distances": [], "documents": [], "metadatas": []}
+
+
+def test_a_folder_may_be_given_as_a_path(tmp_path, config, changed, runtime):
+    filled(open_client(tmp_path / "store"), config, runtime, TEXTS[:3])
+    assert MigratingSearch(tmp_path / "store", "notes", changed, runtime).query(ASKED, 1)["ids"]
+
+
+@pytest.mark.parametrize("name", ["x", "a name", "ends.", 3])
+def test_a_name_that_chroma_would_refuse_for_the_old_collection_is_found_before_anything_is_embedded(
+    ephemeral, config, changed, runtime, name
+):
+    """It was found when all was embedded and switched."""
+    collection = filled(ephemeral, config, runtime, TEXTS[:3])
+    with pytest.raises(EchoError, match="keep_old_as must have 3 to 512 letters"):
+        migrate(collection, changed, runtime, keep_old_as=name)
+    with pytest.raises(Exception, match="name"):
+        ephemeral.create_collection(name, embedding_function=None)
+    assert [one.name for one in ephemeral.list_collections()] == ["notes"]
+
+
+def test_a_map_is_fitted_on_what_says_something_and_a_store_that_is_gone_is_our_error(
+    ephemeral, config, changed, runtime, monkeypatch
+):
+    collection = filled(ephemeral, dataclasses.replace(config, empty="zero"), runtime)
+    add_documents(collection, [" "], ids=["blank"])
+    assert fit_drift(collection, changed, runtime)
+    with pytest.raises(ConfigError, match="texts must be an integer of at least 1, got 0"):
+        fit_drift(collection, changed, runtime, texts=0)
+
+    def gone(*args, **options):
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(type(collection), "get", gone)
+    with pytest.raises(StoreError, match="'notes' failed"):
+        fit_drift(collection, changed, runtime)

@@ -18,7 +18,7 @@ from tiny_models import change_weights
 
 import echo_chroma.store
 import langchain_echo.chroma
-from echo_core import ConfigError, EmbeddingSpaceMismatch, EmptyTextError, StoreError
+from echo_core import ConfigError, EchoError, EmbeddingSpaceMismatch, EmptyTextError, StoreError
 from echo_core.identity.space import FINGERPRINT_KEY, space_metadata
 from langchain_echo import EchoEmbeddings
 from langchain_echo.cache import cached
@@ -427,3 +427,35 @@ def test_weights_replaced_under_a_cache_put_nothing_into_it(replaceable):
         with pytest.raises(EmbeddingSpaceMismatch, match="were replaced"):
             call()
     assert list(store.yield_keys()) == []
+
+
+def test_a_place_is_right_under_a_plain_cache_of_langchains_too(embeddings, tmp_path):
+    from langchain_classic.embeddings import CacheBackedEmbeddings
+
+    plain = CacheBackedEmbeddings.from_bytes_store(embeddings, InMemoryByteStore(), namespace="n", key_encoder="sha256")
+    store = EchoChroma("notes", plain, persist_directory=str(tmp_path))
+    store.add_texts(["a", "b"])
+    with pytest.raises(EmptyTextError, match="text 3 "):
+        store.add_texts(["a", "c", "b", " ", "d"])
+
+
+def test_a_fork_of_the_store_is_guarded_as_it_is(embeddings, tmp_path, monkeypatch):
+    """LangChain's gave a plain Chroma back, which other embeddings write to."""
+    store = EchoChroma("notes", embeddings, persist_directory=str(tmp_path))
+    store.add_texts(["a"])
+
+    def copied(self, new_name):  # only Chroma Cloud has it
+        return store._client.create_collection(
+            new_name, metadata=self.metadata, configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
+        )
+
+    monkeypatch.setattr(type(store._collection), "fork", copied)
+    forked = store.fork("copied")
+    assert type(forked) is EchoChroma
+    assert forked._collection.name == "copied"
+    assert forked.add_texts(["b"], ids=["b"]) == ["b"]
+    with pytest.raises(EmbeddingSpaceMismatch):
+        EchoChroma("copied", EchoEmbeddings(**{**embeddings.model_dump(), "layer": 1}), client=store._client)
+    monkeypatch.undo()
+    with pytest.raises((NotImplementedError, EchoError)):
+        store.fork("another")

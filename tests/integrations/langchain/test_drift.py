@@ -69,3 +69,10 @@ def test_a_wrong_map_and_no_store_are_refused(embeddings, newer, client, drift):
         EchoChroma("newer", embeddings, client=client, drift=drift)
     with pytest.raises(NotFoundError):
         EchoChroma("missing", newer, client=client, drift=drift)
+
+
+def test_what_is_no_map_and_no_embeddings_is_refused_at_once(embeddings):
+    with pytest.raises(TypeError, match="drift must be DriftMap, got NoneType"):
+        DriftedEmbeddings(embeddings, None)
+    with pytest.raises(TypeError, match="embeddings must be Embeddings, got str"):
+        DriftedEmbeddings("a/model", None)

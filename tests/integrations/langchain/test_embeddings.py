@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel, ValidationError
 
-from echo_core import EchoConfig, EchoEncoder, Runtime
+from echo_core import EchoConfig, EchoEncoder, EmptyTextError, Runtime
 from langchain_echo import EchoEmbeddings
 from langchain_echo.cache import cached
 
@@ -228,3 +228,29 @@ async def test_the_event_loop_ticks_while_a_second_of_documents_is_embedded(opti
         count *= 2
         took, stall = await longest_stall(embeddings.aembed_documents([f"{number} {chunk}" for number in range(count)]))
     assert stall < 0.05
+
+
+async def test_an_error_names_the_texts_place_in_the_call_whatever_the_cache_holds(embeddings):
+    """It was the place among the texts that the cache lacked."""
+    both = cached(embeddings, InMemoryByteStore())
+    both.embed_documents(["a", "b"])
+    with pytest.raises(EmptyTextError, match="text 3 "):
+        both.embed_documents(["a", "c", "b", " ", "d"])
+    with pytest.raises(EmptyTextError, match="text 4 "):
+        await both.aembed_documents(["a", "c", "b", "d", ""])
+
+
+@pytest.mark.parametrize(
+    "wrong", ["one text", {"text": "a"}, {"a", "b"}, b"bytes"], ids=lambda wrong: type(wrong).__name__
+)
+async def test_a_cache_takes_lists_of_strings_alone(embeddings, wrong):
+    """It cached a string letter by letter."""
+    both = cached(embeddings, InMemoryByteStore())
+    with pytest.raises(TypeError, match="texts must be a list of strings"):
+        both.embed_documents(wrong)
+    with pytest.raises(TypeError, match="texts must be a list of strings"):
+        await both.aembed_documents(wrong)
+    with pytest.raises(TypeError, match="text 1 must be a string, got NoneType"):
+        both.embed_documents(["a", None])
+    with pytest.raises(TypeError, match="text 0 must be a string, got NoneType"):
+        both.embed_query(None)

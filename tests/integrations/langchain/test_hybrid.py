@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ pytest.importorskip("langchain_chroma")
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from echo_chroma import hybrid_query
-from echo_core import SparseOptions
+from echo_core import ConfigError, EmptyTextError, SparseOptions
 from echo_core.search.hybrid import Fusion
 from langchain_echo.chroma import EchoChroma
 from langchain_echo.hybrid import EchoHybridRetriever
@@ -99,3 +102,32 @@ async def test_async_gives_the_same(store, embeddings):
     sparse = EchoSparseEmbeddings(embeddings)
     assert await sparse.aembed_query("bread") == sparse.embed_query("bread")
     assert await sparse.aembed_documents(TEXTS) == sparse.embed_documents(TEXTS)
+
+
+def test_no_documents_at_all_are_refused_and_not_taken_for_the_default(store):
+    """``k=0`` of a call was taken for the retriever's own 4."""
+    with pytest.raises(ConfigError, match="n_results must be an integer of at least 1, got 0"):
+        EchoHybridRetriever(store=store).invoke("bread", k=0)
+
+
+def test_what_is_no_encoder_and_no_options_is_refused_at_once():
+    pytest.importorskip("langchain_qdrant")
+    from langchain_echo.sparse import EchoSparseEmbeddings
+
+    with pytest.raises(TypeError, match="embeddings must be EchoEmbeddings, got str"):
+        EchoSparseEmbeddings("a/model")
+    with pytest.raises(TypeError, match="options must be SparseOptions, got dict"):
+        EchoSparseEmbeddings(options={"k": 9})
+
+
+def test_sparse_embeddings_are_the_same_after_pickle_and_name_a_text_by_its_index(embeddings):
+    pytest.importorskip("langchain_qdrant")
+    from langchain_echo.sparse import EchoSparseEmbeddings
+
+    sparse = EchoSparseEmbeddings(embeddings, SparseOptions(k=9))
+    for copied in (pickle.loads(pickle.dumps(sparse)), copy.deepcopy(sparse)):
+        assert copied.embed_documents(TEXTS) == sparse.embed_documents(TEXTS)
+    with pytest.raises(EmptyTextError, match="text 2"):
+        sparse.embed_documents(["a", "b", " "])
+    with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
+        sparse.embed_documents("one text")

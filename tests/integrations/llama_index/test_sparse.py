@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +18,12 @@ from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.llms import MockLLM
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.vector_stores.chroma import ChromaVectorStore
 from pydantic import ValidationError
+from tiny_models import change_weights
 
-from echo_core import SparseOptions
+from echo_chroma import add_documents
+from echo_core import ConfigError, EmbeddingSpaceMismatch, EmptyTextError, SparseOptions
 from echo_core.search.hybrid import Fusion
 from llama_index.embeddings.echo.chroma import open_chroma_vector_store
 from llama_index.embeddings.echo.hybrid import EchoHybridRetriever
@@ -107,3 +114,72 @@ def test_it_can_be_fused_with_other_retrievers(index):
     both = [hybrid, index.as_retriever(similarity_top_k=4)]
     fused = QueryFusionRetriever(both, mode="reciprocal_rerank", num_queries=1, similarity_top_k=4, llm=MockLLM())
     assert {node.text for node in fused.retrieve("sour bread")} == set(TEXTS)
+
+
+def test_an_error_names_the_texts_place_in_the_whole_call(sparse):
+    """It was the place within one of the batches into which LlamaIndex parts the texts."""
+    small = sparse.model_copy(update={"embed_batch_size": 2})
+    with pytest.raises(EmptyTextError, match="text 3 "):
+        small.get_text_embedding_batch(["a", "b", "c", " ", "d"])
+    with pytest.raises(EmptyTextError, match="text 4 "):
+        asyncio.run(small.aget_text_embedding_batch(["a", "b", "c", "d", ""]))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["one text", {"text": "a"}, {"a", "b"}, b"bytes"], ids=lambda wrong: type(wrong).__name__
+)
+def test_what_is_no_list_of_texts_is_refused_in_every_entrance(sparse, wrong):
+    """A string was embedded letter by letter, a dict by its keys."""
+    for name in ("get_text_embedding_batch", "get_agg_embedding_from_queries", "sparse_doc_fn", "sparse_query_fn"):
+        with pytest.raises(TypeError, match="texts must be a list of strings"):
+            getattr(sparse, name)(wrong)
+    for name in ("aget_text_embedding_batch", "aget_agg_embedding_from_queries"):
+        with pytest.raises(TypeError, match="texts must be a list of strings"):
+            asyncio.run(getattr(sparse, name)(wrong))
+
+
+def test_every_way_of_writing_it_down_gives_the_same_vectors_and_never_trust_in_foreign_code(sparse, monkeypatch):
+    wanted = sparse.get_text_embedding(TEXTS[0])
+    trusting = sparse.model_copy(update={"trust_remote_code": True})
+    written = [trusting.model_dump(), trusting.model_dump_json(), trusting.to_payload()]
+    assert not any("trust_remote_code" in str(one) for one in written)
+    for read in (
+        pickle.loads(pickle.dumps(sparse)),
+        copy.deepcopy(sparse),
+        EchoSparseEmbedding.model_validate(sparse.model_dump()),
+        EchoSparseEmbedding.model_validate_json(sparse.model_dump_json()),
+    ):
+        assert read.config == sparse.config
+        assert read.sparse == sparse.sparse
+        again = read.model_copy(update={"device": "cpu", "dtype": "float32"})
+        assert again.get_text_embedding(TEXTS[0]) == wanted
+
+
+def test_a_pickled_one_refuses_other_weights_than_it_promised(tiny_llama, tmp_path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    made = EchoSparseEmbedding(model_name=folder, device="cpu", dtype="float32")
+    assert made.space
+    pickled = pickle.dumps(made)
+    change_weights(folder, "embed_tokens", at=(0, 0))
+    with pytest.raises(EmbeddingSpaceMismatch):
+        pickle.loads(pickled).get_text_embedding("a")
+
+
+def test_a_relative_folder_is_found_after_a_change_of_the_working_directory(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_llama.parent)
+    made = EchoSparseEmbedding(model_name=tiny_llama.name, device="cpu", dtype="float32")
+    monkeypatch.chdir(tmp_path)
+    assert made.get_text_embedding("a b")
+
+
+def test_the_hybrid_retriever_gives_records_that_others_stored_and_takes_no_other_store(index, embed_model, tmp_path):
+    """A record of ``add_documents`` was "Node content not found in metadata dict"."""
+    collection = index.vector_store._collection
+    add_documents(collection, ["Sour cherries on rye bread."], [{"n": 9}], ["plain"])
+    found = EchoHybridRetriever(index.vector_store, 5).retrieve("cherries")
+    (plain,) = [node for node in found if node.node_id == "plain"]
+    assert (plain.text, plain.metadata) == ("Sour cherries on rye bread.", {"n": 9})
+    with pytest.raises(ConfigError, match="similarity_top_k must be an integer of at least 1, got 0"):
+        EchoHybridRetriever(index.vector_store, 0)
+    with pytest.raises(TypeError, match="vector_store must be an EchoChromaVectorStore, got ChromaVectorStore"):
+        EchoHybridRetriever(ChromaVectorStore(chroma_collection=collection))

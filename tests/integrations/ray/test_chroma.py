@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from forked import forks, needs_fork, passes_in_child
 
 pytest.importorskip("chromadb")
 
@@ -13,7 +14,7 @@ import chromadb
 from echo_chroma import add_documents, open_collection
 from echo_core import ConfigError, EchoConfig, EmbeddingSpaceMismatch, StoreError
 from echo_ray import Columns, EchoBatchEmbedder, Written
-from echo_ray.chroma import _ChromaDatasink, _stored, as_vectors, write_chroma
+from echo_ray.chroma import _ChromaDatasink, _client, _stored, as_vectors, write_chroma
 
 TEXTS = ["Paris", "The river froze", "Bread needs time"]
 
@@ -69,8 +70,11 @@ def test_rows_of_another_space_are_refused_before_anything_is_written(chroma_ser
 def test_a_server_that_is_not_named_or_not_there_is_an_error(config):
     with pytest.raises(ConfigError, match="settings must have the host of a Chroma server"):
         write_chroma(None, {}, "name", config)
-    with pytest.raises((StoreError, ValueError), match="connect"):
-        write_chroma(None, {"host": "127.0.0.1", "port": 9}, "name", config)
+    nobody = {"host": "127.0.0.1", "port": 9}
+    with pytest.raises(StoreError, match=r"'name' failed.*connect.*nothing was changed"):
+        write_chroma(None, nobody, "name", config)
+    with pytest.raises(StoreError, match="connect"):
+        _ChromaDatasink(nobody, "name", Columns(), None).write([], None)
 
 
 def test_vectors_come_back_from_chunks_and_from_half_precision():
@@ -79,3 +83,23 @@ def test_vectors_come_back_from_chunks_and_from_half_precision():
         lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(kind).reshape(-1), arrow), 3)
         assert np.array_equal(as_vectors(pa.chunked_array([lists[:1], lists[1:]])), rows)
         assert np.array_equal(as_vectors(pa.chunked_array([lists]).slice(1)), rows[1:])
+
+
+def test_metadata_that_is_no_list_of_columns_or_cannot_be_stored_is_told(chroma_server, table, config, runtime):
+    """One string was taken for the names of its letters; a wrong value was named by its place in some slice."""
+    with pytest.raises(TypeError, match=r"metadata must be a list of columns, got one string; put it in a list"):
+        write_chroma(None, chroma_server, "name", config, metadata="page")
+    open_collection(client_of(chroma_server), "metadata", config, runtime)
+    with pytest.raises(ConfigError, match=r"metadata must name columns of the dataset, got \['title'\]; it has"):
+        _ChromaDatasink(chroma_server, "metadata", Columns(), ["title"]).write([table], None)
+    odd = table.append_column("odd", pa.array([{"a": 1}] * table.num_rows))
+    with pytest.raises((TypeError, ValueError), match=f"metadata of text with id {table['id'][0].as_py()}"):
+        _ChromaDatasink(chroma_server, "metadata", Columns(), ["odd"]).write([odd], None)
+
+
+@needs_fork
+@forks
+def test_a_forked_child_has_a_client_of_its_own(chroma_server):
+    client = _client(chroma_server)
+    assert _client(chroma_server) is client
+    assert passes_in_child(lambda: _client(chroma_server) is not client and _client(chroma_server).heartbeat() > 0)

@@ -45,3 +45,11 @@ def test_a_missing_or_taken_column_is_an_error_that_names_the_way_out():
     with pytest.raises(ConfigError, match=r"must not have a column 'id' yet; name another: Columns\(id=…\)"):
         Columns().check(["text", "id"])
     Columns(text="body", id="echo_id").check(["body", "id"])
+
+
+def test_names_that_stand_for_two_columns_or_for_letters_are_refused():
+    """Two columns of one name were added, and the letters of one string were taken for variables."""
+    with pytest.raises(ConfigError, match="id, vector, fingerprint and error must have four names"):
+        Columns(id="x", vector="x")
+    with pytest.raises(TypeError, match=r"variables must be a tuple of names, got one string; write \('context',\)"):
+        Columns(variables="context")

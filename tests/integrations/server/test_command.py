@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from server_key import KEY
 
-from echo_core import ConfigError
+from echo_core import ConfigError, StoreError
 from echo_server import Limits
 from echo_server.access import LOCAL
 from echo_server.command import allowed_hosts, parser, read_key
@@ -45,6 +46,9 @@ def test_the_key_comes_from_a_file_or_the_environment_and_is_not_blank(tmp_path,
     assert read_key(None) == "from the environment"
     (tmp_path / "key").write_text("from a file\n", encoding="utf-8")
     assert read_key(tmp_path / "key") == "from a file"
+    (tmp_path / "key").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="must hold a key in UTF-8, got other bytes"):
+        read_key(tmp_path / "key")
     (tmp_path / "key").write_text("\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="must hold a key, but is blank"):
         read_key(tmp_path / "key")
@@ -55,6 +59,25 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: host must be a loopback address")
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_a_port_that_is_none_is_refused(port, capsys):
+    """uvicorn ended with a traceback of the socket's."""
+    with pytest.raises(SystemExit):
+        parser().parse_args([f"--port={port}"])
+    assert f"must be a number from 0 to 65535, got '{port}'" in capsys.readouterr().err
+
+
+def test_a_chroma_server_that_does_not_answer_is_one_line():
+    """Chroma's ValueError passed as a traceback."""
+    pytest.importorskip("chromadb")
+    from echo_server.indexing import open_store
+
+    with pytest.raises(
+        StoreError, match=r"--chroma must be a Chroma server that answers, got 127\.0\.0\.1:9 .*start it"
+    ):
+        open_store(Path("unused"), "127.0.0.1:9")
 
 
 def test_importing_the_app_imports_no_torch(run_python):
