@@ -24,7 +24,7 @@ from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_text
 from echo_core.methods.share_matrix import plot_shares
 from echo_core.pipeline import Pipeline
 from echo_core.text.casing import as_said
-from echo_core.text.inputs import Variables, check_collection, check_text
+from echo_core.text.inputs import Variables, check_collection, check_text, said_texts
 from echo_core.text.kept import Kept, keep_rows
 from echo_core.text.rows import Row
 
@@ -120,12 +120,13 @@ class Reading:
 
         Args:
             query: said with the query template.
-            documents: each said with the document template.
+            documents: each said with the document template; a wrong one is named by its index, before any is run.
             instruction: value of ``{instruction}``, where a template has it.
             k: words of each.
             plot: a file to draw a matrix into, or Axes of matplotlib, see ``methods/share_matrix.py``; None: neither.
         """
-        passages = [check_text(text, index) for index, text in enumerate(check_collection(documents))]
+        passages = said_texts(documents)
+        self.count_tokens(passages, instruction=instruction if self._needs_instruction("document") else None)
         found = [self.explain(query, document, instruction=instruction, k=k) for document in passages]
         if plot is not None:
             plot_shares(found, passages, plot)

@@ -16,7 +16,7 @@ from echo_core.methods.key_tokens import SHARED
 from echo_core.methods.sparse import needs_words, own_words, sparse_rows
 from echo_core.methods.sparse_matrix import to_csr
 from echo_core.reading import Reading
-from echo_core.sparse_options import SparseOptions
+from echo_core.sparse_options import SparseOptions, check_sparse_options
 from echo_core.text.inputs import Variables, check_collection, check_text
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Sparse(Reading):
 
         Args:
             texts: N texts.
-            options: how many tokens, and of what.
+            options: how many tokens, and of what; a TypeError if they are something else.
             instruction: value of ``{instruction}``, where the template has it.
             variables: values of its further variables.
 
@@ -53,6 +53,7 @@ class Sparse(Reading):
             ConfigError: states of another layer than the last, which the LM head cannot read.
             Exception: what ``encode_documents`` raises.
         """
+        check_sparse_options(options)
         return self._sparse(*self._stated(texts, "document", instruction, variables), "document", options)
 
     def encode_sparse_queries(
@@ -64,6 +65,7 @@ class Sparse(Reading):
         variables: Variables | None = None,
     ) -> csr_array:
         """Sparse vectors of N texts said with the query template; else like ``encode_sparse_documents``."""
+        check_sparse_options(options)
         return self._sparse(*self._stated(texts, "query", instruction, variables), "query", options)
 
     def encode_both(
@@ -85,6 +87,7 @@ class Sparse(Reading):
             variables: values of its further variables.
         """
         check_choice("role", role, ROLES)
+        check_sparse_options(options)
         listed, states = self._stated(texts, role, instruction, variables)
         dense = finish(states, self.config, self._pipelines[role].basis, role)
         return dense, self._sparse(listed, states, role, options)
@@ -102,6 +105,7 @@ class Sparse(Reading):
         Raises:
             ConfigError: fewer than two texts.
         """
+        check_sparse_options(options)
         own = None if queries is None else self._shared_by(queries, "query", options)
         return dataclasses.replace(options, shared=self._shared_by(documents, "document", options), query_shared=own)
 

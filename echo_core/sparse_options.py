@@ -79,6 +79,18 @@ class SparseOptions:
         return cls(**fields)
 
 
+def check_sparse_options(options: object) -> SparseOptions:
+    """The options, if that is what they are: asked before a model runs.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    if not isinstance(options, SparseOptions):
+        kind = type(options).__name__
+        raise TypeError(f"options must be SparseOptions, got {kind}; SparseOptions.from_dict reads a dict of them")
+    return options
+
+
 def _checked_numbers(name: str, value: object) -> tuple[float, ...]:
     given = value if isinstance(value, list | tuple) else ()
     if not given or not all(isinstance(x, float | int) and math.isfinite(x) for x in given):

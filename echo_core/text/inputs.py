@@ -61,6 +61,14 @@ def is_blank(text: str, index: int, empty: str) -> bool:
     return True
 
 
+def said_texts(texts: object) -> list[str]:
+    """The texts of a collection in which none is blank. Raises what the three functions above do."""
+    listed = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
+    for index, text in enumerate(listed):
+        is_blank(text, index, "error")
+    return listed
+
+
 def fill_variables(
     template: Template, count: int, default: str | None, instruction: str | None, given: Variables | None
 ) -> dict[str, list[str]]:

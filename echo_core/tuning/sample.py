@@ -9,7 +9,7 @@ text finds its second half in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from echo_core.errors import ConfigError
 from echo_core.methods.finish import Vectors, unit
+from echo_core.text.inputs import check_collection
 
 Merit = Callable[[NDArray[np.intp]], float]  # the figure over some of the items, × 100
 LEAST = 16  # items: with fewer, a half says nothing
@@ -53,12 +54,14 @@ class Sample:
         return lambda chosen: 100 * spearman(cosines[chosen], gold[chosen])
 
 
-def read_sample(items: Sequence[object]) -> Sample:
+def read_sample(items: Iterable[object]) -> Sample:
     """The sample behind a list of texts, of (query, document) pairs or of (text, text, score) triples.
 
     Raises:
         ConfigError: fewer than LEAST items, or items of no or of several kinds.
+        TypeError: no list, but one string, a dict or a table.
     """
+    items = list(check_collection(items))
     kinds = {_kind(item) for item in items}
     if len(items) < LEAST or len(kinds) != 1 or None in kinds:
         wanted = "texts, (query, document) pairs or (text, text, score) triples, all of one kind"

@@ -99,6 +99,7 @@ def tune(encoder: EchoEncoder, sample: Sequence[Any], *, seconds: float = 120, s
 
     Raises:
         ConfigError: a sample of fewer than 16 items or of mixed kinds.
+        TypeError: a sample that is no list, as one string or a table.
     """
     begun = time.perf_counter()
     whole = read_sample(sample)

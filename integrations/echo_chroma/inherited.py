@@ -44,7 +44,9 @@ class _Inherited(ForkSafe):
 def _another(session: httpx.Client, api: Any) -> httpx.Client:
     """A session as the given one, without connections, as Chroma's client of a server makes it."""
     verify = api._settings.chroma_server_ssl_verify
-    made = httpx.Client(timeout=session.timeout, limits=api.http_limits, verify=True if verify is None else verify)
+    if verify is None:
+        verify = api._api_url.startswith("https")  # reading certificates takes long, and a fork waits for it
+    made = httpx.Client(timeout=session.timeout, limits=api.http_limits, verify=verify)
     made.headers = session.headers
     return made
 

@@ -17,7 +17,7 @@ from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, StoreError
 from echo_core.identity.space import check_space, space_metadata
 from echo_core.methods.sparse_matrix import listed_rows
-from echo_core.sparse_options import SparseOptions
+from echo_core.sparse_options import SparseOptions, check_sparse_options
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -56,10 +56,11 @@ class EchoSparseEmbeddingFunction(SparseEmbeddingFunction[Documents]):  # type: 
 
         Raises:
             ConfigError: an option is unknown, of the wrong type or out of range.
+            TypeError: ``options`` is something else.
             ModelError: there is no model of this name.
         """
         self._dense = EchoEmbeddingFunction(config, runtime, weights=weights)
-        self.options = options or SparseOptions()
+        self.options = check_sparse_options(SparseOptions() if options is None else options)
 
     def __call__(self, input: Documents) -> list[SparseVector]:
         """One sparse vector a text, by the document template. Raises what ``encode_sparse_documents`` raises."""

@@ -20,7 +20,7 @@ from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import read_head
 from echo_core.methods.finish import raw_config
 from echo_core.methods.key_tokens import SHARED, sample_texts
-from echo_core.sparse_options import SparseOptions
+from echo_core.sparse_options import SparseOptions, check_sparse_options
 from echo_sentence_transformers.build import build_modules, checkpoint_of, config_for, may_be_saved
 from echo_sentence_transformers.card import rewrite_card
 from echo_sentence_transformers.features import WholeText, WholeTexts, mark_texts
@@ -64,7 +64,7 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
             ConfigError: an option that this model, or this class, cannot serve.
         """
         name = model_name_or_path
-        self._sparse = _checked(sparse or SparseOptions())
+        self._sparse = _checked(check_sparse_options(SparseOptions() if sparse is None else sparse))
         if name is None and options.get("modules") is None:
             name = EchoConfig()
         elif name is not None and not isinstance(name, EchoConfig):

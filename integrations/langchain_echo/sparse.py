@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 
 from echo_core import SparseOptions
 from echo_core.methods.sparse_matrix import listed_rows
+from echo_core.sparse_options import check_sparse_options
 from langchain_echo.embeddings import EchoEmbeddings
 
 
@@ -32,9 +33,9 @@ class EchoSparseEmbeddings(SparseEmbeddings):  # type: ignore[misc]
         """
         self.embeddings = EchoEmbeddings() if embeddings is None else embeddings
         self.options = SparseOptions() if options is None else options
-        for name, kind in (("embeddings", EchoEmbeddings), ("options", SparseOptions)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be {kind.__name__}, got {type(getattr(self, name)).__name__}")
+        check_sparse_options(self.options)
+        if not isinstance(self.embeddings, EchoEmbeddings):
+            raise TypeError(f"embeddings must be EchoEmbeddings, got {type(self.embeddings).__name__}")
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """N sparse vectors, said with the document template, in the caller's order."""

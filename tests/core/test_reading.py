@@ -139,3 +139,10 @@ def test_a_layer_or_pooling_that_is_not_there_is_refused(encoder: EchoEncoder):
         encoder.encode_layers(PLAIN, [4])
     with pytest.raises(ConfigError, match="pooling must be one of 'mean'"):
         encoder.encode_layers(PLAIN, pooling="max")
+
+
+def test_a_passage_that_cannot_be_explained_is_named_by_its_index_before_any_is(encoder: EchoEncoder, monkeypatch):
+    """Each was explained as a text 0."""
+    monkeypatch.setattr(EchoEncoder, "explain", lambda *args, **options: pytest.fail("the model has run"))
+    with pytest.raises(EmptyTextError, match="text 2 "):
+        encoder.explain_all("What froze?", ["a", "b", " "])

@@ -129,3 +129,16 @@ def test_the_sparse_vectors_of_the_embedded_model_find_what_is_meant():
     queries = encoder.encode_sparse_queries(["mist over the land", "beekeeping"])
     found = queries @ encoder.encode_sparse_documents(documents).T
     assert found.toarray().argmax(axis=1).tolist() == [1, 0]
+
+
+def test_options_of_another_type_are_refused_before_the_model_runs(encoder: EchoEncoder, monkeypatch):
+    """A dict was "'dict' object has no attribute 'tokens'", after the model had run."""
+    monkeypatch.setattr(EchoEncoder, "_stated", lambda *args: pytest.fail("the model has run"))
+    for wrong in ({"k": 3}, None, 3):
+        for call in (encoder.encode_sparse_documents, encoder.encode_sparse_queries):
+            with pytest.raises(TypeError, match="options must be SparseOptions, got"):
+                call(["a"], wrong)
+        with pytest.raises(TypeError, match="options must be SparseOptions, got"):
+            encoder.encode_both(["a"], "query", wrong)
+        with pytest.raises(TypeError, match="options must be SparseOptions, got"):
+            encoder.fit_sparse(["a", "b"], options=wrong)

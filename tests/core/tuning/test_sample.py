@@ -43,3 +43,10 @@ def test_scored_pairs_are_judged_by_the_order_of_their_cosines():
     queries = np.tile(np.array([[2.0, 0.0]], dtype=np.float32), (16, 1))
     assert sample.judge(queries, documents)(np.arange(16)) == pytest.approx(100)
     assert sample.judge(queries, documents[::-1])(np.arange(16)) == pytest.approx(-100)
+
+
+def test_one_string_a_dict_and_a_table_are_refused():
+    """The letters of a string were taken for texts."""
+    for wrong in ("a string whose letters would be the texts", {"text": "a"}, np.zeros((20, 2))):
+        with pytest.raises(TypeError, match="texts must be a list of strings"):
+            read_sample(wrong)
