@@ -62,6 +62,7 @@ def test_loading_it_again_merges_nothing(config: EchoConfig, encoder: EchoEncode
     assert shipped < 1.5 * (time.perf_counter() - began) + 1
 
 
+@pytest.mark.slow
 def test_it_finds_what_the_demo_asks_for(encoder: EchoEncoder):
     files = sorted((DATA / "documents").glob("*.md"))
     questions = [json.loads(line) for line in (DATA / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
