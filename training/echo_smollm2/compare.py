@@ -10,6 +10,7 @@ GPU, as a small model leaves it waiting for its host.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import time
 from collections.abc import Iterable
@@ -42,7 +43,7 @@ WAYS: dict[str, dict[str, str]] = {
         "pooling": "last",
     },
 }
-RATES = (5e-4, 1e-3, 2e-3)
+SIZES = ("pairs_a_step", "sentences_a_step", "captions_a_step")
 SMALL = replace(  # a quarter of the recipe's step, so that several trainings fit a GPU
     RECIPE, pairs_a_step=32, sentences_a_step=24, captions_a_step=16, bank=1024, mine_at=2.0, steps=48, warmup=5
 )
@@ -60,6 +61,7 @@ class Trial:
     work: Path
     device: str
     sets: dict[str, Path]  # "dev" and "test": of STS-Benchmark's form; "nDCG@10": a folder of BEIR's form
+    limit: int | None = None  # pairs and questions of a set
 
     def run(self) -> dict[str, Any]:
         """Train, and measure all sets."""
@@ -70,7 +72,9 @@ class Trial:
         self.work.mkdir(parents=True, exist_ok=True)
         run.train()
         found = {
-            name: Retrieval.of(path).ndcg(student) if path.is_dir() else Similar.of(path).spearman(student)
+            name: Retrieval.of(path, self.limit).ndcg(student)
+            if path.is_dir()
+            else Similar.of(path, self.limit).spearman(student)
             for name, path in self.sets.items()
         }
         numbers = {"rate": self.recipe.rate, "seed": self.recipe.seed, "tokens": run.tokens}
@@ -106,19 +110,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("compare.json"))
     parser.add_argument("--jobs", type=int, default=6, help="trainings at a time")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
+    parser.add_argument("--share", type=float, default=1.0, help="of a step's texts, for a machine without a GPU")
+    parser.add_argument("--limit", type=int, help="at most so many pairs and questions of each set")
     options = parser.parse_args()
     sets = {"dev": options.similarity, "test": options.test, "nDCG@10": options.retrieval}
     if options.similarity is None or options.retrieval is None:
         parser.error("--similarity (to choose the rate on) and --retrieval are needed")
-    small = replace(SMALL, steps=options.steps or SMALL.steps)
+    sizes = {name: math.ceil(getattr(SMALL, name) * options.share) for name in SIZES}
+    small = replace(SMALL, steps=options.steps or SMALL.steps, **sizes)
     read_corpus(options.texts, options.guide, options.device, small)  # the guide's vectors, once for all
 
     def trial(way: str, rate: float, seed: int) -> Trial:
         recipe = replace(small, **WAYS[way], rate=rate, seed=seed)  # type: ignore[arg-type]
         work = options.work / f"{way}-{rate}-{seed}".replace(", ", "-")
-        return Trial(way, recipe, options.texts, options.base, options.guide, work, options.device, sets)
+        return Trial(way, recipe, options.texts, options.base, options.guide, work, options.device, sets, options.limit)
 
-    found = run_all((trial(way, rate, small.seed) for way in WAYS for rate in RATES), options.jobs)
+    found = run_all((trial(way, rate, small.seed) for way in WAYS for rate in options.rates), options.jobs)
     best = {way: max((r for r in found if r["way"] == way), key=lambda r: r["dev"])["rate"] for way in WAYS}
     more = (trial(way, best[way], small.seed + extra) for way in WAYS for extra in range(1, options.seeds))
     found += run_all(more, options.jobs)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from model import Student
 from scipy.stats import spearmanr
+
+T = TypeVar("T")
+
+
+def spread(items: list[T], limit: int | None) -> list[T]:
+    """At most so many of the items, from all over the list."""
+    return items if limit is None else items[:: -(-len(items) // limit)]
 
 
 @dataclass(frozen=True)
@@ -20,10 +28,13 @@ class Similar:
     second: list[str]
 
     @classmethod
-    def of(cls, path: Path) -> Similar:
-        """STS-Benchmark's files: score and two sentences in the fifth to seventh of tab-separated columns."""
+    def of(cls, path: Path, limit: int | None = None) -> Similar:
+        """STS-Benchmark's files: score and two sentences in the fifth to seventh of tab-separated columns.
+
+        ``limit``: at most so many pairs, spread over the file.
+        """
         lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [line.split("\t")[4:7] for line in lines if line.count("\t") >= 6]
+        rows = spread([line.split("\t")[4:7] for line in lines if line.count("\t") >= 6], limit)
         return cls([float(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def spearman(self, student: Student) -> float:
@@ -43,8 +54,8 @@ class Retrieval:
     relevant: list[list[int]]
 
     @classmethod
-    def of(cls, folder: Path) -> Retrieval:
-        """The files of BEIR's form: corpus.jsonl, queries.jsonl and qrels.jsonl."""
+    def of(cls, folder: Path, limit: int | None = None) -> Retrieval:
+        """The files of BEIR's form: corpus.jsonl, queries.jsonl and qrels.jsonl; ``limit``: at most so many queries."""
         corpus, queries, judged = (
             [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
             for name in ("corpus", "queries", "qrels")
@@ -54,7 +65,7 @@ class Retrieval:
         for judgement in judged:
             if judgement["score"] > 0:
                 relevant.setdefault(judgement["query-id"], []).append(place[judgement["corpus-id"]])
-        asked = [record for record in queries if record["_id"] in relevant]
+        asked = spread([record for record in queries if record["_id"] in relevant], limit)
         return cls([r["text"] for r in corpus], [r["text"] for r in asked], [relevant[r["_id"]] for r in asked])
 
     def ndcg(self, student: Student) -> float:
