@@ -55,18 +55,24 @@ class Retrieval:
 
     @classmethod
     def of(cls, folder: Path, limit: int | None = None) -> Retrieval:
-        """The files of BEIR's form: corpus.jsonl, queries.jsonl and qrels.jsonl; ``limit``: at most so many queries."""
+        """The files of BEIR's form: corpus.jsonl, queries.jsonl and qrels.jsonl.
+
+        ``limit``: at most so many queries, among the documents that answer them.
+        """
         corpus, queries, judged = (
             [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
             for name in ("corpus", "queries", "qrels")
         )
-        place = {record["_id"]: number for number, record in enumerate(corpus)}
-        relevant: dict[str, list[int]] = {}
+        answers: dict[str, list[str]] = {}
         for judgement in judged:
             if judgement["score"] > 0:
-                relevant.setdefault(judgement["query-id"], []).append(place[judgement["corpus-id"]])
-        asked = spread([record for record in queries if record["_id"] in relevant], limit)
-        return cls([r["text"] for r in corpus], [r["text"] for r in asked], [relevant[r["_id"]] for r in asked])
+                answers.setdefault(judgement["query-id"], []).append(judgement["corpus-id"])
+        asked = spread([record for record in queries if record["_id"] in answers], limit)
+        kept = {name for record in asked for name in answers[record["_id"]]}
+        documents = [record for record in corpus if limit is None or record["_id"] in kept]
+        place = {record["_id"]: number for number, record in enumerate(documents)}
+        relevant = [[place[name] for name in answers[record["_id"]]] for record in asked]
+        return cls([record["text"] for record in documents], [record["text"] for record in asked], relevant)
 
     def ndcg(self, student: Student) -> float:
         """Mean nDCG@10 x 100 with judgements of 0 or 1."""
