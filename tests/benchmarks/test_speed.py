@@ -81,6 +81,7 @@ def test_sentence_transformers_sees_both_sayings(setting):
     assert encode(["a", "b", "a"], batch_size=2).shape == (3, 16)
 
 
+@pytest.mark.slow
 def test_a_case_is_measured_for_every_system_and_its_ratios_name_the_best_batch_size(setting, tmp_path):
     with running_systems(setting, (2, 4)) as systems:
         case = measure_case(setting, Case("queries", 6), systems, echo_encoder(setting))

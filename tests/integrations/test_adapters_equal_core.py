@@ -206,8 +206,33 @@ def test_a_layer_in_the_middle_is_the_layer_that_is_read(adapter, config):
 
 
 def test_no_option_is_left_out_of_the_test_above():
-    elsewhere = {"model", "revision", "quantization"}  # the last needs torchao or bitsandbytes
+    elsewhere = {"model", "revision", "base", "quantization"}  # the last needs torchao or bitsandbytes
     assert {*OPTIONS, *elsewhere} == {field.name for field in dataclasses.fields(EchoConfig)}
+
+
+def test_an_adapter_over_a_base_that_is_given_gives_the_core_s_vectors(adapter, config, lora, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
+    folder, base = lora
+    changed = dataclasses.replace(config, model=str(folder), base=str(base))
+    np.testing.assert_allclose(
+        adapter.encode(adapter.make(changed), "document", TEXTS),
+        EchoEncoder(changed, RUNTIME).encode_documents(TEXTS),
+        **CLOSE,
+    )
+
+
+@pytest.fixture(scope="module")
+def lora(model_folder, tmp_path_factory):
+    """A LoRA adapter that names a base of the Hub, and where its base lies."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    base, folder = model_folder("llama"), tmp_path_factory.mktemp("lora")
+    options = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="float32"), options)
+    model.peft_config["default"].base_model_name_or_path = "org/of-the-hub"
+    model.save_pretrained(folder)
+    return folder, base
 
 
 def test_another_model_gives_the_other_models_vectors(adapter, config, model_folder):

@@ -98,6 +98,7 @@ print(add_documents(open_collection(client, "texts", config, Runtime("cpu", "flo
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored_before", [1, 500])
 def test_a_killed_run_loses_nothing_that_was_stored_and_doubles_nothing(
     stored_before, tmp_path, tiny_llama, config, runtime

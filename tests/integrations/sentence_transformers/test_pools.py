@@ -33,6 +33,7 @@ def pool(model: EchoSentenceTransformer) -> Iterator[Pool]:
     model.stop_multi_process_pool(started)
 
 
+@pytest.mark.slow
 def test_a_pool_of_processes_gives_the_same_vectors_in_both_roles(model: EchoSentenceTransformer, pool: Pool) -> None:
     for encode in (model.encode_document, model.encode_query):
         np.testing.assert_allclose(encode(TEXTS, pool=pool, chunk_size=4), encode(TEXTS), atol=1e-5)
@@ -54,6 +55,7 @@ def test_threads_that_share_a_pool_get_the_vectors_of_their_own_texts(
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_call_after_an_interrupted_one_gets_its_own_vectors_and_waits_for_no_other(
     model: EchoSentenceTransformer, pool: Pool
 ) -> None:
