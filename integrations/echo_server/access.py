@@ -26,7 +26,7 @@ class Access:
     def __init__(self, app: ASGIApp, key: str | None, hosts: Collection[str] | None) -> None:
         """Stand before ``app``; ``key`` None: no key is asked for; ``hosts`` None: any name will do."""
         self._app = app
-        self._key = None if key is None else _digest(key.encode())
+        self._key = None if key is None else _digest(key.strip().encode())
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("echo-server", description=__doc__)
     add = made.add_argument
     add("--model", help="a causal model: name on the Hub, folder, GGUF file, adapter; default: the embedded one")
-    add("--config", type=Path, metavar="FILE", help="JSON fields of an EchoConfig; --model goes before its model")
+    add("--base", help="of an adapter: its base model, where it is not to come from the Hub")
+    add("--config", type=Path, metavar="FILE", help="JSON fields of an EchoConfig; --model and --base go before them")
     add("--name", help="under which clients know the model; default: the last part of its own name")
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)")
     add("--port", type=_port, default=8080, help="(default: %(default)s)")
@@ -110,6 +111,8 @@ def read_key(file: Path | None) -> str | None:
         raise ConfigError(f"{file} must hold a key in UTF-8, got other bytes; write the key alone into it") from error
     if key is not None and not key.strip():
         raise ConfigError(f"{file or KEY} must hold a key, but is blank")
+    if key is not None and not key.strip().isprintable():  # which no header can carry
+        raise ConfigError(f"{file or KEY} must hold one line, the key, got several or invisible letters; leave one")
     return key and key.strip()
 
 
@@ -130,8 +133,11 @@ def allowed_hosts(host: str, further: Sequence[str], others_may: bool) -> tuple[
 def _config(given: argparse.Namespace) -> EchoConfig | str | None:
     if given.config is not None:
         fields = read_json(given.config)
-        return EchoConfig.from_dict({**fields, "model": given.model or fields.get("model")})
+        named = {name: getattr(given, name) or fields.get(name) for name in ("model", "base")}
+        return EchoConfig.from_dict({**fields, **named})
     model: str | None = given.model
+    if given.base is not None:
+        return EchoConfig(model, base=given.base)
     return load_config(Path(model)) if model and (Path(model) / CONFIG_FILE).is_file() else model
 
 

@@ -36,6 +36,12 @@ def test_the_key_opens_everything_and_its_scheme_may_be_in_any_case(locked):
     assert locked.get("/v1/models", headers={"Authorization": f"bearer {KEY}".encode()}).status_code == 200
 
 
+def test_space_around_a_key_is_no_part_of_it(make_client):
+    """No request could have brought a key that an app was given with a line end."""
+    with make_client(api_key="secret\n") as made:
+        assert made.get("/v1/models", headers=bearer("secret")).status_code == 200
+
+
 def test_the_page_and_the_health_are_open(locked):
     assert {locked.get(path).status_code for path in OPEN} == {200}
 

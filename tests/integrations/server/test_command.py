@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from server_key import KEY
 
-from echo_core import ConfigError, StoreError
+from echo_core import ConfigError, EchoConfig, StoreError
 from echo_server import Limits
 from echo_server.access import LOCAL
-from echo_server.command import allowed_hosts, parser, read_key
+from echo_server.command import _config, allowed_hosts, parser, read_key
 
 
 def run(*arguments, **options):
@@ -52,6 +52,23 @@ def test_the_key_comes_from_a_file_or_the_environment_and_is_not_blank(tmp_path,
     (tmp_path / "key").write_text("\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="must hold a key, but is blank"):
         read_key(tmp_path / "key")
+
+
+def test_a_key_of_several_lines_is_refused(tmp_path):
+    """No header can carry it: every request was refused, and nothing said why."""
+    (tmp_path / "key").write_text("one\ntwo\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="must hold one line"):
+        read_key(tmp_path / "key")
+
+
+def test_the_base_of_an_adapter_is_an_option_and_goes_before_the_files(tmp_path):
+    assert _config(parser().parse_args(["--model", "echo-smollm2", "--base", "b"])) == EchoConfig(
+        "echo-smollm2", base="b"
+    )
+    (tmp_path / "config.json").write_text('{"model": "echo-smollm2", "base": "c", "max_tokens": 9}', encoding="utf-8")
+    file = ["--config", str(tmp_path / "config.json")]
+    for arguments, base in ((file, "c"), ([*file, "--base", "b"], "b")):
+        assert _config(parser().parse_args(arguments)) == EchoConfig("echo-smollm2", base=base, max_tokens=9)
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
