@@ -4,7 +4,8 @@
     python examples/finetune_lora.py --csv faq.csv --model echo-smollm2 --output faq-model
     python examples/finetune_lora.py --csv faq.csv --model org/any-causal-model
 
-A CSV has a header with "question" and "answer"; a tenth of its questions is held out and measured before and after.
+A CSV is UTF-8 and has a header with "question" and "answer"; a tenth of its questions is held out and measured before
+and after. --base says where the base of an adapter such as echo-smollm2 lies, where it is not to come from the Hub.
 This is the short form of the recipe in training/echo_smollm2: questions are pulled to their answers and away from the
 batch's others, and from one answer each that the model itself takes for a better one (a hard negative). On two CPU
 cores the embedded model takes about a minute. The merged result is a whole model: EchoSentenceTransformer loads it,
@@ -31,19 +32,22 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import mine_hard_negatives
 
-from echo_core import EchoEncoder, Runtime
+from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_sentence_transformers import EchoSentenceTransformer
 
 SAMPLE = Path(__file__).resolve().parent / "data" / "pairs.jsonl"
 TESTS = {"test-question": "new questions about known answers", "test-fact": "questions about answers not trained on"}
 HELD_OUT = 10  # one question of so many
+BEYOND = "beyond the last column"
+LEAST = 30  # rows of a CSV: the trainer's batches have 16, each with answers that are wrong for its questions
 
 
 def main() -> None:
     """Measure, train, measure; save the adapter and load it; merge, save the whole model and load it as an encoder."""
     options = parse_options()
     pairs = read_pairs(options.csv)
-    model = EchoSentenceTransformer(options.model, model_kwargs={"dtype": "float32"})
+    named = EchoConfig(options.model, base=options.base) if options.base else options.model
+    model = EchoSentenceTransformer(named, model_kwargs={"dtype": "float32"})
     report("before", model, pairs)
 
     model.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", r=16, lora_alpha=32, target_modules="all-linear"))
@@ -68,14 +72,40 @@ def read_pairs(path: Path | None) -> list[dict[str, str]]:
     """Questions with their answers, and which of them are held out; without a file the sample's."""
     if path is None:
         return [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.DictReader(file) if any(row.values())]
-    missing = {"question", "answer"} - set(rows[0] if rows else ())
-    if missing or any(not row["question"] or not row["answer"] for row in rows):
-        raise SystemExit(f"{path} must have a header with question and answer, and both in each row")
+    rows = read_rows(path)
     splits = ["test-question" if zlib.crc32(row["question"].encode()) % HELD_OUT == 0 else "train" for row in rows]
     named = zip(rows, splits, strict=True)
     return [{"query": row["question"], "passage": row["answer"], "split": split} for row, split in named]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV that are not empty, each with a question and an answer.
+
+    It ends the program with what is wrong: a file that cannot be read, columns or cells that are missing, too few rows.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey=BEYOND)
+            columns = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader if any(map(visible, row.values()))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SystemExit(f"error: {path} must be a CSV file in UTF-8, but: {error}") from error
+    if missing := sorted({"question", "answer"} - set(columns)):
+        found = ", ".join(columns) or "nothing"
+        raise SystemExit(f"error: the header of {path} must have question and answer, got {found}; add {missing[0]}")
+    for line, row in rows:
+        if not visible(row["question"]) or not visible(row["answer"]):
+            raise SystemExit(f"error: line {line} of {path} must have a question and an answer; fill it or take it out")
+        if visible(row.get(BEYOND)):
+            raise SystemExit(f"error: line {line} of {path} has more cells than the header; quote texts with commas")
+    if len(rows) < LEAST:
+        raise SystemExit(f"error: {path} must have at least {LEAST} questions to learn from, got {len(rows)}")
+    return [row for _, row in rows]
+
+
+def visible(cell: str | list[str] | None) -> bool:
+    """Whether a cell, or the cells beyond the last column, have anything to read in them."""
+    return any(text.strip() for text in (cell if isinstance(cell, list) else [cell or ""]))
 
 
 def train(model: EchoSentenceTransformer, pairs: list[dict[str, str]], steps: int) -> None:
@@ -112,14 +142,16 @@ def report(when: str, model: EchoSentenceTransformer, pairs: list[dict[str, str]
     passages = {pair["passage"]: pair["passage"] for pair in pairs}  # each is its own id
     found = []
     for split, asked in TESTS.items():
-        queries = {pair["query"]: pair["query"] for pair in pairs if pair["split"] == split}
-        if not queries:
+        answers: dict[str, set[str]] = {}  # a question may stand there several times, each with another answer
+        for pair in (pair for pair in pairs if pair["split"] == split):
+            answers.setdefault(pair["query"], set()).add(pair["passage"])
+        if not answers:
             continue
-        answers = {pair["query"]: {pair["passage"]} for pair in pairs if pair["split"] == split}
+        queries = {query: query for query in answers}
         figures = model.evaluate(InformationRetrievalEvaluator(queries, passages, answers, write_csv=False))
         ndcg, accuracy = figures["cosine_ndcg@10"], figures["cosine_accuracy@1"]
         found.append(f"{len(queries)} {asked}: nDCG@10 {ndcg:.3f}, accuracy@1 {accuracy:.3f}")
-    print(f"{when}: {'; '.join(found)}")
+    print(f"{when}: {'; '.join(found) or 'no question was held out of so few'}")
 
 
 def parse_options() -> argparse.Namespace:
@@ -127,6 +159,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fine-tune a causal model into an embedder with LoRA.")
     parser.add_argument("--csv", type=Path, help="questions and answers; default: the sample's")
     parser.add_argument("--model", help="causal model, by name or folder; default: the embedded one")
+    parser.add_argument("--base", help="of an adapter: its base model, where it is not to come from the Hub")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument(
         "--output",
