@@ -69,8 +69,9 @@ class EchoOptions(BaseModel):
         if model in given and alias in given:
             raise ValueError(f"{model} and {alias} are one option: give one of them")
         options = {model if name == alias else name: value for name, value in given.items()}
-        if isinstance(options.get(model), os.PathLike):
-            options[model] = os.fspath(options[model])
+        for name in (model, "base"):
+            if isinstance(options.get(name), os.PathLike):
+                options[name] = os.fspath(options[name])
         Runtime(**{name: options[name] for name in _names(Runtime) if name in options})
         fields = {name: cls._field(name) for name in _names(EchoConfig)}
         config = with_absolute_model(_config({n: options[field] for n, field in fields.items() if field in options}))

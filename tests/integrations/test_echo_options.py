@@ -161,6 +161,12 @@ def test_a_relative_folder_is_found_after_a_change_of_the_working_directory(adap
     assert len(embed(adapter, subjects[0])) == 32
 
 
+@pytest.mark.parametrize("adapter", [LANGCHAIN, LLAMA_INDEX], ids=["langchain", "llama_index"])
+def test_a_base_may_be_a_path_as_a_model_may(adapter: Adapter, tiny_llama: Path):
+    made = adapter.kind(**{adapter.model: "echo-smollm2", "base": tiny_llama})
+    assert (made.base, made.config.base) == (str(tiny_llama.resolve()),) * 2
+
+
 def test_a_name_on_the_hub_stays_as_it_is(adapter):
     assert adapter.kind(**{adapter.model: "org/name"}).config.model == "org/name"
 
