@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,12 @@ def test_a_run_is_stopped_resumed_and_gives_an_adapter_that_every_encoder_loads(
         query_template=recipe.query_template,
         document_template=recipe.document_template,
     )
-    vectors = EchoEncoder(config, Runtime(device="cpu", dtype="float32")).encode_queries(["a tide", "bees in winter"])
+    fp32 = Runtime(device="cpu", dtype="float32")
+    vectors = EchoEncoder(config, fp32).encode_queries(["a tide", "bees in winter"])
     expected = second.student.encode(["a tide", "bees in winter"], "query").numpy()
     assert (vectors * expected).sum(axis=1).min() > 0.9999
     assert (tmp_path / "curves.png").stat().st_size > 0
+
+    second.student.save(tmp_path / "own", scripts.train.lasting_name(os.path.relpath(base)))
+    own = EchoEncoder.load(tmp_path / "own", fp32).encode_queries(["a tide", "bees in winter"])
+    np.testing.assert_allclose(own, vectors, atol=1e-5)

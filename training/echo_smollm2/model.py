@@ -20,7 +20,8 @@ from echo_core import EchoConfig
 from echo_core.engine.batches import Batch, pack_rows, pad_rows
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.pooling import pool_spans
-from echo_core.identity.checkpoint import find_checkpoint
+from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint
+from echo_core.identity.files import write_json
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.rows import Row
 from echo_core.text.tokenizer import TextTokenizer
@@ -126,12 +127,17 @@ class Student:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def save(self, folder: Path, base_name: str) -> None:
-        """The adapter as peft's files, in the model's dtype; ``base_name`` is what they say they belong to."""
+        """The adapter as peft's files, in the model's dtype, and the templates that it was trained with.
+
+        ``base_name`` is what the files say they belong to.
+        """
         self.peft.save_pretrained(folder)
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty card
+        said = {name: getattr(self.recipe, name) for name in ("query_template", "document_template", "pooling")}
+        write_json(folder / CONFIG_FILE, EchoConfig(**said).to_dict())
 
 
 def _groups(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

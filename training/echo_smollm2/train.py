@@ -221,6 +221,11 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def lasting_name(base: str) -> str:
+    """A model's name that leads to it from every working directory."""
+    return str(Path(base).resolve()) if Path(base).exists() else base
+
+
 def measures_of(options: argparse.Namespace) -> dict[str, Any]:
     """The development sets that the options name."""
     found: dict[str, Any] = {"similarity, dev": Similar.of(options.similarity)} if options.similarity else {}
@@ -231,7 +236,7 @@ def main() -> None:
     """Train, and save the adapter."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--output", type=Path, default=Path("echo-smollm2"), help="folder of the adapter")
-    parser.add_argument("--base-name", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="base, as the adapter says")
+    parser.add_argument("--base-name", help="base, as the adapter says; default: --base, a local one's whole path")
     parser.add_argument("--seconds", type=float, help="of training, after which the run ends whatever its steps")
     parser.add_argument("--rate", type=float, help="learning rate; default: the recipe's")
     options = parser.parse_args()
@@ -248,7 +253,7 @@ def main() -> None:
     if run.history[-1].get("tokens") != run.tokens:
         print(run.measure(), flush=True)
         run.save()
-    student.save(options.output, options.base_name)
+    student.save(options.output, options.base_name or lasting_name(options.base))
     print(f"{run.tokens:,} tokens in {run.spent:.0f} s; the adapter is in {options.output}")
 
 
