@@ -1,6 +1,6 @@
 """Stage 2: a LoRA adapter that makes echo embeddings of a small language model good ones.
 
-    python train.py texts.jsonl.gz --base HuggingFaceTB/SmolLM2-135M-Instruct --output echo-smollm2
+    python train.py texts.jsonl.gz --base HuggingFaceTB/SmolLM2-135M-Instruct --output my-adapter
     python train.py texts.jsonl.gz --base model.gguf --seconds 230 --similarity sts-dev.csv --retrieval xquad_en
 
 A step's texts go through the model once, laid end to end, and every loss reads that pass. Stopped at any moment, the
@@ -235,7 +235,7 @@ def measures_of(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Train, and save the adapter."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--output", type=Path, default=Path("echo-smollm2"), help="folder of the adapter")
+    parser.add_argument("--output", type=Path, default=Path("my-adapter"), help="folder of the adapter")
     parser.add_argument("--base-name", help="base, as the adapter says; default: --base, a local one's whole path")
     parser.add_argument("--seconds", type=float, help="of training, after which the run ends whatever its steps")
     parser.add_argument("--rate", type=float, help="learning rate; default: the recipe's")
