@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CON
 
 .PHONY: demo test test-slow test-lowest test-newest test-real real-models lint docs bench bench-gpu dist clean
 
-# With the embedded model, offline; or `make demo MODEL=…`, a name on the Hub, a folder, a GGUF file or an adapter.
+# With the embedded model, offline; or `make demo MODEL=…`, a name on the Hub, a folder, a GGUF file or an adapter;
+# `make demo MODEL=echo-smollm2 BASE=model.gguf` where the adapter's base is not to come from the Hub.
 demo: $(VENV)/.$(if $(MODEL),chroma$(COMMA)gguf$(COMMA)adapters,chroma)
-	$(BIN)/python examples/chroma_quickstart.py $(if $(MODEL),--model $(MODEL))
+	$(BIN)/python examples/chroma_quickstart.py $(if $(MODEL),--model $(MODEL)) $(if $(BASE),--base $(BASE))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q

@@ -34,7 +34,7 @@ SHOWN = (0, 4, 12, 20, 28, 36)  # of the sample questions
 def main() -> None:
     """Read, index, ask, print."""
     options = parse_options()
-    config = choose_model(options.model)
+    config = choose_model(options.model, options.base)
     texts, sources = read_folder(options.folder, say_left_out)
     if not texts:
         raise EchoError(f"{options.folder} holds no .md or .txt file with text in it")
@@ -60,8 +60,10 @@ def say_left_out(name: Path, reason: str) -> None:
     print(f"Left out {name}: {reason}", file=sys.stderr)
 
 
-def choose_model(model: str | None) -> EchoConfig | str | None:
-    """The model's name; the whole options if EchoEncoder.save wrote its folder."""
+def choose_model(model: str | None, base: str | None = None) -> EchoConfig | str | None:
+    """The model's name, or with the base of an adapter; the whole options if EchoEncoder.save wrote its folder."""
+    if base is not None:
+        return EchoConfig(model, base=base)
     if model is None and not (DEFAULT_MODEL / "config.json").is_file():
         what = "any causal language model, by name, folder or GGUF file"
         raise EchoError(f"this copy of the package has no embedded default model; name one: --model MODEL, {what}")
@@ -119,6 +121,7 @@ def parse_options() -> argparse.Namespace:
     add(
         "--model", help="any causal language model: a name on the Hub, a folder, a GGUF file; default: the embedded one"
     )
+    parser.add_argument("--base", help="of an adapter, echo-smollm2 say: its base model, where it lies elsewhere")
     add("--index", type=Path, default=Path(".demo"), metavar="FOLDER", help="of the vectors (default: %(default)s)")
     add("--top", type=int, default=3, metavar="K", help="passages shown for a question (default: %(default)s)")
     options = parser.parse_args()
