@@ -130,7 +130,7 @@ def test_a_gain_that_is_luck_does_not_count():
 
 @pytest.mark.parametrize(
     "sample",
-    [TEXTS[:5], [*TEXTS, ("a", "b")], [1] * 20, ["word"] * 20, [("a", "b", "c")] * 20, "a string of many words"],
+    [TEXTS[:5], [*TEXTS, ("a", "b")], [1] * 20, ["word"] * 20, [("a", "b", "c")] * 20],
 )
 def test_a_sample_that_is_too_small_or_mixed_is_refused(encoder, sample):
     with pytest.raises(ConfigError, match="sample must be 16 or more"):
