@@ -66,10 +66,8 @@ class Student:
         self.packed = self.decoder.layout == "packed"
         self.head: Tensor = model.get_output_embeddings().weight
         self.words = Words.of(self.folder, recipe)
-        self.names = [name for name, weight in self.peft.named_parameters() if weight.requires_grad]
-        self.weights = [weight.to(dtype) for weight in self.peft.parameters() if weight.requires_grad]
-        for own, weight in zip(self._trained(), self.weights, strict=True):
-            own.data = weight.data
+        for weight in self._trained():
+            weight.data = weight.data.to(dtype)
         self.masters = [weight.detach().float().clone() for weight in self._trained()]
         self.optimiser = torch.optim.AdamW(
             self.masters, recipe.rate, (0.9, 0.98), weight_decay=recipe.weight_decay, fused=device != "cpu"

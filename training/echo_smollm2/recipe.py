@@ -7,7 +7,7 @@ compare.py   the paper's comparison: echo and classical pooling, trained on the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 QUERY_TEMPLATE = "Rewrite the following question: {text}. The rewritten question: [[{text}]]"
 DOCUMENT_TEMPLATE = "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]"
@@ -80,7 +80,7 @@ class Recipe:
 
     seed: int = 11
     measures: int = 8  # times that the development sets are measured in a run
-    checkpoint_seconds: float = field(default=120.0)
+    checkpoint_seconds: float = 120.0
 
 
 RECIPE = Recipe()

@@ -73,7 +73,6 @@ class Run:
         began, saved = time.monotonic() - self.spent, time.monotonic()
         bar = tqdm(total=self.recipe.steps, initial=self.number, unit="step", mininterval=5)
         while self.done() < 1:
-            until = self.recipe.steps
             for texts, batch in self._ahead():
                 self._step(texts, batch)
                 self.spent = time.monotonic() - began
@@ -84,12 +83,9 @@ class Run:
                     self.save()
                     saved = time.monotonic()
                 if self.done() >= 1 or self._wants_mining():
-                    until = self.number
                     break
             if self._wants_mining():
                 self._mine()
-            elif until == self.recipe.steps:
-                break
         bar.close()
         self.save()
 
@@ -127,8 +123,8 @@ class Run:
 
     def _ahead(self) -> Iterator[Item]:
         steps = Steps(self.student, self._sampler(), self.number, self.recipe.steps)
-        workers = 0 if self.student.decoder.device.type == "cpu" else 2
-        return iter(torch.utils.data.DataLoader(steps, batch_size=None, num_workers=min(1, workers)))
+        workers = 0 if self.student.decoder.device.type == "cpu" else 1
+        return iter(torch.utils.data.DataLoader(steps, batch_size=None, num_workers=workers))
 
     def _sampler(self) -> Sampler:
         return Sampler(self.corpus, self.recipe, self.negatives)
