@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ConfigError, ModelError
-from echo_core.forks import load_lock
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import read_head
 from echo_core.methods.finish import raw_config
 from echo_core.methods.key_tokens import SHARED, sample_texts
 from echo_core.sparse_options import SparseOptions, check_sparse_options
-from echo_sentence_transformers.build import build_modules, checkpoint_of, config_for, may_be_saved
+from echo_sentence_transformers.build import build_modules
 from echo_sentence_transformers.card import rewrite_card
 from echo_sentence_transformers.features import WholeText, WholeTexts, mark_texts
 from echo_sentence_transformers.key_tokens import EchoKeyTokens
@@ -63,28 +62,8 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
             ModelError: no causal model with an LM head, or saved modules that are not those of a sparse echo model.
             ConfigError: an option that this model, or this class, cannot serve.
         """
-        name = model_name_or_path
         self._sparse = _checked(check_sparse_options(SparseOptions() if sparse is None else sparse))
-        if name is None and options.get("modules") is None:
-            name = EchoConfig()
-        elif name is not None and not isinstance(name, EchoConfig):
-            name = os.path.expanduser(name)
-            name = name if may_be_saved(name) else config_for(name, options)
-        with load_lock():
-            if isinstance(name, EchoConfig):
-                options["modules"] = self._built(checkpoint_of(name), name, {"revision": name.revision, **options})
-                name = None
-            super().__init__(name, **options)
-            _check_kinds([type(module) for module in self])
-            self[0].marks_roles = True
-            self[0].decoder.prepare()
-            self[0].decoder.use_own_attention()
-        self.model_card_data.library_name = "echo-embed"
-
-    @property
-    def echo_config(self) -> EchoConfig:
-        """The options that define the states."""
-        return self[0].echo  # type: ignore[no-any-return]
+        super().__init__(model_name_or_path, **options)
 
     def encode(
         self,
@@ -107,9 +86,6 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
         super().save(path, *args, **options)
         rewrite_card(Path(path) / "README.md", self.echo_config, "EchoSparseEncoder")
 
-    def _load_default_modules(self, model_name_or_path: str, **options: Any) -> tuple[list[nn.Module], dict[str, Any]]:
-        return self._built(model_name_or_path, config_for(model_name_or_path, options), options), {}
-
     def _built(self, model_name_or_path: str, echo: EchoConfig, options: dict[str, Any]) -> list[nn.Module]:
         head = read_head(find_checkpoint(echo), bool(options.get("trust_remote_code")))
         made: list[Any] = build_modules(model_name_or_path, raw_config(echo), options)
@@ -120,6 +96,10 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
         documents, queries = (_shared(transformer, role, self._sparse) for role in ("document", "query"))
         tokens = EchoKeyTokens(head, documents, queries, self._sparse.k, self._sparse.count("query"))
         return [transformer, pooling, tokens]
+
+    def _check_modules(self) -> None:
+        _check_kinds([type(module) for module in self])
+        self[0].marks_roles = True
 
 
 def _shared(transformer: EchoTransformer, role: str, sparse: SparseOptions) -> Tensor:

@@ -33,7 +33,50 @@ _FILES = ("token", "cache_folder", "revision", "local_files_only")
 
 
 class OwnModules(BaseModel):  # type: ignore[misc]
-    """What loads saved modules of ours by their names, and no foreign code that was not asked for."""
+    """What builds modules of ours around a causal model, or loads saved ones by their names without foreign code."""
+
+    def __init__(self, model_name_or_path: EchoConfig | str | os.PathLike[str] | None = None, **options: Any) -> None:
+        """``options`` are those of sentence-transformers' own class.
+
+        Raises:
+            ModelError: no causal model with all its weights as safetensors, or saved modules that are not echo's.
+            ConfigError: an option that this model, or sentence-transformers, cannot serve.
+        """
+        name = model_name_or_path
+        if name is None and options.get("modules") is None:
+            name = EchoConfig()
+        elif name is not None and not isinstance(name, EchoConfig):
+            name = os.path.expanduser(name)
+            name = name if may_be_saved(name) else config_for(name, options)
+        with load_lock():
+            if isinstance(name, EchoConfig):
+                options["modules"] = self._built(checkpoint_of(name), name, {"revision": name.revision, **options})
+                name = None
+            super().__init__(name, **options)
+            self._check_modules()
+            self[0].decoder.prepare()  # one whose tokens see later ones is refused here, not at the first text
+            self[0].decoder.use_own_attention()
+        self.model_card_data.library_name = "echo-embed"  # what the Hub shows as the way to load it
+
+    @property
+    def echo_config(self) -> EchoConfig:
+        """The options that define what the first module reads out."""
+        return self[0].echo  # type: ignore[no-any-return]
+
+    def _built(self, model_name_or_path: str, echo: EchoConfig, options: dict[str, Any]) -> list[nn.Module]:
+        """The modules around a causal model."""
+        raise NotImplementedError
+
+    def _check_modules(self) -> None:
+        """Return if the modules belong together, and make them ready.
+
+        Raises:
+            ModelError, ConfigError: they do not.
+        """
+        raise NotImplementedError
+
+    def _load_default_modules(self, model_name_or_path: str, **options: Any) -> tuple[list[nn.Module], dict[str, Any]]:
+        return self._built(model_name_or_path, config_for(model_name_or_path, options), options), {}
 
     def _load_config_modules(self, model_name_or_path: str, **options: Any) -> tuple[Any, Any]:
         """The saved modules, or new ones around the language model of a plain sentence-transformers model."""
@@ -48,7 +91,7 @@ class OwnModules(BaseModel):  # type: ignore[misc]
             raise ModelError(f"{model_name_or_path} must be an echo or causal model, got modules {others}; {way_out}")
         what = "opened as the causal language model that it is; its own pooling and prompts are not used"
         log.warning("%s is %s", model_name_or_path, what)
-        return self._load_default_modules(model_name_or_path, **options)  # type: ignore[no-any-return]
+        return self._load_default_modules(model_name_or_path, **options)
 
     def _load_module_class_from_ref(
         self, class_ref: str, model_name_or_path: str, trust_remote_code: bool, *args: Any, **options: Any
@@ -64,34 +107,6 @@ class OwnModules(BaseModel):  # type: ignore[misc]
 class StoredModel(OwnModules, SentenceTransformer):  # type: ignore[misc]
     """A SentenceTransformer of an EchoTransformer, an EchoPooling and what sentence-transformers has."""
 
-    def __init__(self, model_name_or_path: EchoConfig | str | os.PathLike[str] | None = None, **options: Any) -> None:
-        """``options`` are those of SentenceTransformer.
-
-        Raises:
-            ModelError: no causal model with all its weights as safetensors, or saved modules that are not echo's.
-            ConfigError: an option that this model, or sentence-transformers, cannot serve.
-        """
-        name = model_name_or_path
-        if name is None and options.get("modules") is None:
-            name = EchoConfig()
-        elif name is not None and not isinstance(name, EchoConfig):
-            name = os.path.expanduser(name)
-            name = name if may_be_saved(name) else config_for(name, options)
-        with load_lock():
-            if isinstance(name, EchoConfig):
-                options["modules"] = build_modules(checkpoint_of(name), name, {"revision": name.revision, **options})
-                name = None
-            super().__init__(name, **options)
-            check_modules(list(self))
-            self[0].decoder.prepare()  # one whose tokens see later ones is refused here, not at the first text
-            self[0].decoder.use_own_attention()
-        self.model_card_data.library_name = "echo-embed"  # what the Hub shows as the way to load it
-
-    @property
-    def echo_config(self) -> EchoConfig:
-        """The options that define the vector."""
-        return self[0].echo  # type: ignore[no-any-return]
-
     def save(self, path: str, *args: Any, **options: Any) -> None:
         """As ``SentenceTransformer.save``; the model card says what to install and how to load."""
         super().save(path, *args, **options)
@@ -105,4 +120,10 @@ class StoredModel(OwnModules, SentenceTransformer):  # type: ignore[misc]
     def _load_default_modules(self, model_name_or_path: str, **options: Any) -> tuple[list[nn.Module], dict[str, Any]]:
         if not Path(model_name_or_path).is_dir():
             self.model_card_data.set_base_model(model_name_or_path, revision=options.get("revision"))
-        return build_modules(model_name_or_path, config_for(model_name_or_path, options), options), {}
+        return super()._load_default_modules(model_name_or_path, **options)
+
+    def _built(self, model_name_or_path: str, echo: EchoConfig, options: dict[str, Any]) -> list[nn.Module]:
+        return build_modules(model_name_or_path, echo, options)
+
+    def _check_modules(self) -> None:
+        check_modules(list(self))
