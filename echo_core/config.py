@@ -173,7 +173,7 @@ class Runtime:
     """How vectors are computed: the same vectors, within rounding, whatever it says. Never saved."""
 
     device: str = "auto"  # "cuda:1" works too
-    dtype: str = "auto"  # bfloat16 on CUDA and on CPUs with AMX or AVX512-BF16, else float32
+    dtype: str = "auto"  # bfloat16 where the device multiplies it faster than float32
     token_budget: int | None = None  # tokens of a batch, with padding, without a shared prefix; None: by the device
     attention: str = "auto"  # of ATTENTIONS: rows end to end or padded; "auto": end to end, where the model can
     compile: bool = False  # torch.compile layer by layer: seconds to minutes at the first batches

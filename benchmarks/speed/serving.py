@@ -71,18 +71,18 @@ def _clients_of_a_process(given: tuple[int, int, int, float]) -> list[float]:
     from threading import Thread
 
     port, count, seed, seconds = given
+    texts = [queries(64, 1000 * seed + number) for number in range(count)]  # before the clock starts
     waits: list[float] = []
     until = time.perf_counter() + seconds
 
-    def ask_on(number: int) -> None:
+    def ask_on(mine: list[str]) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
-        texts = queries(64, 1000 * seed + number)
         while time.perf_counter() < until:
             started = time.perf_counter()
-            ask(connection, texts[len(waits) % len(texts)])
+            ask(connection, mine[len(waits) % len(mine)])
             waits.append(time.perf_counter() - started)
 
-    threads = [Thread(target=ask_on, args=(number,)) for number in range(count)]
+    threads = [Thread(target=ask_on, args=(mine,)) for mine in texts]
     for thread in threads:
         thread.start()
     for thread in threads:
