@@ -50,8 +50,8 @@ def _count_devices() -> dict[str, int]:
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The dtype that a Runtime names.
 
-    "auto" is bfloat16 where the device multiplies it faster than float32, else float32. float16 is never chosen: pretrained models have
-    activations beyond its range.
+    "auto" is bfloat16 where the device multiplies it faster than float32, else float32. float16 is never chosen:
+    pretrained models have activations beyond its range.
     """
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
@@ -60,7 +60,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16(device: torch.device) -> bool:
-    """True where bfloat16 is faster than float32: Intel's AVX512 multiplies it at half the rate, its AMX and AMD's don't.
+    """True where bfloat16 is faster than float32: Intel's AVX512 multiplies it at half the rate, its AMX does not.
 
     The checks are private in torch: absent means no.
     """
