@@ -34,7 +34,7 @@ from echo_core.text.tokenizer import TextTokenizer
 log = logging.getLogger("echo_core")
 
 # What a loaded engine has of its config.
-FIXED = ("model", "revision", "base", "layer", "prepend_layers", "pooling", "quantization")
+FIXED = ("model", "revision", "base", "layer", "prepend_layers", "pooling", "quantization", "rope_scaling")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def build_pipelines(engine: Engine, config: EchoConfig) -> dict[str, Pipeline]:
     trusted = engine.runtime.trust_remote_code
     basis = None if config.filter is None else filter_basis(engine.folder, trusted, engine.weights)
     prompts = {
-        role: PromptTokenizer(engine.tokenizer, config.template(role), config, decoder.max_positions) for role in ROLES
+        role: PromptTokenizer(engine.tokenizer, config.template(role), config, decoder.rotation.length)
+        for role in ROLES
     }
     check_limits(config, engine.runtime, decoder, prompts.values())
     check_finish(config, decoder.width, basis)
@@ -130,8 +131,8 @@ def check_limits(config: EchoConfig, runtime: Runtime, decoder: Decoder, prompts
     if config.dimension is not None and config.dimension > decoder.width:
         raise ConfigError(f"dimension must be at most {decoder.width} for this model, got {config.dimension}")
     longest = max(each.longest_row() for each in prompts)
-    if decoder.max_positions is not None and longest > decoder.max_positions:
-        raise ConfigError(_too_long(config.max_tokens, decoder.max_positions, prompts))
+    if decoder.rotation.length is not None and longest > decoder.rotation.length:
+        raise ConfigError(_too_long(config.max_tokens, decoder.rotation.length, prompts))
     budget = runtime.token_budget
     if budget is not None and longest > budget:
         row = f"one row of max_tokens={config.max_tokens}, {longest} tokens"

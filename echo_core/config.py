@@ -14,6 +14,7 @@ from typing import Any
 
 from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
 from echo_core.released import PRESETS
+from echo_core.rope_scaling import checked_scaling
 from echo_core.template import parse_template, resolve_template
 
 ROLES = ("query", "document")
@@ -69,6 +70,7 @@ class EchoConfig:
     normalize: bool = _preset_or(True)  # unit length
     quantization: Mapping[str, Any] | None = None  # of the weights at load, as to_dict() of transformers' configs says
     base: str | None = None  # of an adapter: its base model, like ``model``; None: the one that the adapter names
+    rope_scaling: Mapping[str, Any] | None = None  # longer rows than the model's length, see rope_scaling.py
 
     def __post_init__(self) -> None:
         """Fill presets and defaults in, then check every field.
@@ -118,6 +120,8 @@ class EchoConfig:
             check_integer("prepend_layers", self.prepend_layers, 1)
         if self.quantization is not None:
             object.__setattr__(self, "quantization", _checked_quantization(self.quantization))
+        if self.rope_scaling is not None:
+            object.__setattr__(self, "rope_scaling", Options(checked_scaling(self.rope_scaling)))
         for name in ("query_template", "document_template"):
             if ("slot" in parse_template(getattr(self, name)).specials) != (self.prepend_layers is not None):
                 problem = f"prepend_layers={self.prepend_layers} and {{slot}} in the {name} go together, or neither"

@@ -36,21 +36,31 @@ from echo_core.search.mixed import on_scale_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 LAYERS = (-1, -3, 0.5)  # that are kept of a pass; 0.5 is the middle one
+ROLE_OF = {"query": "query", "document": "document", "piece": "query"}
 PIECE = 2  # sentences of a text that a map is fitted on
 Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One encoder: a form of FORMS or a template, weights rounded or not, and what is done to the states."""
+    """One encoder: a form of FORMS or a template, weights rounded or quantised, and what is done to the states."""
 
     form: str = "echo"
     rounding: str = ""  # of ROUNDINGS
-    dtype: str = "auto"
+    dtype: str = "float32"  # the same on every machine
+    quantization: str = ""  # of QUANTIZATIONS
     layer: float = -1
     options: Mapping[str, Any] = field(default_factory=dict)  # of EchoConfig; centre=True: fitted on the pieces
 
 
+# Values of ``EchoConfig(quantization=…)``; they need torchao.
+QUANTIZATIONS = {
+    name: {"quant_method": "torchao", "quant_type": {"default": {"_type": kind, "_version": 2, "_data": {}}}}
+    for name, kind in {
+        "int8": "Int8WeightOnlyConfig",
+        "int8, activations too": "Int8DynamicActivationInt8WeightConfig",
+    }.items()
+}
 WORDED = "Say it again: {text}\nAgain: [[{text}]]"  # echo, in other words
 CHANGES: dict[str, tuple[Side, Side]] = {
     "layer: last to third from the end": (Side(), Side(layer=-3)),
@@ -63,14 +73,16 @@ CHANGES: dict[str, tuple[Side, Side]] = {
     "template: classical to echo": (Side("classical"), Side()),
     "template: echo to classical": (Side(), Side("classical")),
     "template and filter: classical to echo, 2": (Side("classical"), Side(options={"filter": 2})),
-    "precision: float32 to bfloat16": (Side(dtype="float32"), Side(dtype="bfloat16")),
-    "precision: bfloat16 to fp8 weights": (Side(), Side(rounding="fp8")),
-    "precision: bfloat16 to int4 weights": (Side(), Side(rounding="int4")),
-    "precision: int4 weights to bfloat16": (Side(rounding="int4"), Side()),
-    "precision, filter 2: bfloat16 to int4": (
+    "precision: float32 to bfloat16": (Side(), Side(dtype="bfloat16")),
+    "precision: float32 to fp8 weights": (Side(), Side(rounding="fp8")),
+    "precision: float32 to int4 weights": (Side(), Side(rounding="int4")),
+    "precision: int4 weights to float32": (Side(rounding="int4"), Side()),
+    "precision, filter 2: float32 to int4": (
         Side(options={"filter": 2}),
         Side(rounding="int4", options={"filter": 2}),
     ),
+    "precision: float32 to int8 by torchao": (Side(), Side(quantization="int8")),
+    "precision: float32 to int8 by torchao, activations too": (Side(), Side(quantization="int8, activations too")),
 }
 
 
@@ -91,11 +103,14 @@ class Passes:
         self._keep = keep
         self._known: dict[str, Vectors] = {}
 
-    def embed(self, model: str | None, side: Side, data: RetrievalSet, pieces: Sequence[str]) -> Embedded:
-        """The vectors of a side."""
+    def embed(
+        self, model: str | None, side: Side, data: RetrievalSet, pieces: Sequence[str], base: str | None = None
+    ) -> Embedded:
+        """The vectors of a side; pieces are said as queries, which a map is for."""
         form = FORMS.get(side.form) or {"query_template": side.form, "document_template": side.form}
         form = {} if side.form == "echo" else form
-        config = EchoConfig(model, empty="zero", normalize=False, **form)
+        quantization = QUANTIZATIONS.get(side.quantization)
+        config = EchoConfig(model, base=base, empty="zero", normalize=False, quantization=quantization, **form)
         states = self._states(config, side, {"query": data.queries, "document": data.documents, "piece": pieces})
         options = dict(side.options)
         if options.get("centre") is True:
@@ -121,8 +136,8 @@ class Passes:
             layers = [max(1, round(at * encoder.layers)) if at == 0.5 else int(at) for at in LAYERS]
             layers = [layer if layer > 0 else encoder.layers + 1 + layer for layer in layers]
             read = sorted({*layers})
-            states = encoder.encode_layers([text for column in texts.values() for text in column], read)
-        states = states[[read.index(layer) for layer in layers]]
+            parts = [encoder.encode_layers(texts[name], read, role=ROLE_OF[name]) for name in texts]
+        states = np.concatenate(parts, axis=1)[[read.index(layer) for layer in layers]]
         if file is not None:
             np.save(file, states)
         return states
@@ -189,6 +204,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", nargs="*", help="only the sets of these names")
     parser.add_argument("--model", help="a name on the Hub, a folder or a GGUF file; default: the embedded model")
     parser.add_argument("--to", help="the new model; then that is the one change")
+    parser.add_argument("--base", help="of the new model, where that is an adapter")
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES), metavar="CHANGE")
     parser.add_argument("--texts", type=int, nargs="+", default=[500], help="that a map is fitted on")
     parser.add_argument("--limit", type=int, help="at most so many queries of a set")
@@ -212,9 +228,9 @@ def main(given: Sequence[str] | None = None) -> None:
         for name, (old, new) in sides.items():
             if not options.to and name not in options.changes:
                 continue
-            models = (options.model, options.to or options.model)
-            embedded = [passes.embed(model, side, data, pieces) for model, side in zip(models, (old, new), strict=True)]
-            for record in measure(name, embedded[0], embedded[1], data, options.texts):
+            before = passes.embed(options.model, old, data, pieces)
+            after = passes.embed(options.to or options.model, new, data, pieces, options.base if options.to else None)
+            for record in measure(name, before, after, data, options.texts):
                 run["drift"].append(record)
                 print(table({"drift": [record]}).splitlines()[-1], flush=True)
             options.out.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

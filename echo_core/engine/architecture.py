@@ -1,4 +1,4 @@
-"""What a model's config tells: windows, soft caps, positions that long rows have rotated otherwise, sizes."""
+"""What a model's config tells: windows, soft caps, sizes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,6 @@ def sliding_window_of(settings: Any) -> int | None:
     kinds = getattr(settings, "layer_types", None)
     slides = any("sliding" in kind for kind in kinds) if kinds else bool(getattr(settings, "use_sliding_window", True))
     return getattr(settings, "sliding_window", None) if slides else None
-
-
-def long_rows_from(settings: Any) -> int | None:
-    """Tokens from which on positions of a row, and of all in its batch, are rotated otherwise ("longrope", Phi 3)."""
-    rope = getattr(settings, "rope_parameters", None) or {}
-    return int(rope["original_max_position_embeddings"]) + 1 if rope.get("rope_type") == "longrope" else None
 
 
 def head_width_of(settings: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echo_core.engine.architecture import exact_attention, long_rows_from, sliding_window_of
+from echo_core.engine.architecture import exact_attention, sliding_window_of
 from echo_core.engine.attention.choose import OWN, use_attention
 from echo_core.engine.attention.interface import register_attention
 from echo_core.engine.attention.packing import packing_arguments
@@ -25,6 +25,7 @@ from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import Prefix
 from echo_core.engine.probes import ProbeRows
 from echo_core.engine.readout import ReadOut, Take, count_from_start, mean_of
+from echo_core.engine.rotation import rotation_of
 from echo_core.engine.speedups.pruning import WORTH
 from echo_core.errors import ModelError
 from echo_core.forks import load_lock
@@ -61,11 +62,10 @@ class Decoder:
         self.settings = self.model.config.get_text_config(decoder=True)
         self.readout = ReadOut(self.model, self.settings, layers, prepend_layers)
         self.vocabulary: int = self.settings.vocab_size
-        self.max_positions: int | None = getattr(self.settings, "max_position_embeddings", None)
+        self.rotation = rotation_of(self.model)
         self.sliding_window = sliding_window_of(
             self.settings
         )  # tokens that a token sees in layers that slide; None: all
-        self.long_from = long_rows_from(self.settings)  # tokens from which on a row needs a batch without shorter ones
         self.keeps = keeps
         self._probe_ids, self._wanted = tuple(probe_ids), attention
         if attention != OWN and (exact := exact_attention(self.model.config)):

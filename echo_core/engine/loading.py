@@ -17,10 +17,11 @@ from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.architecture import check_sizes
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.device import choose_device, choose_dtype
+from echo_core.engine.rotation import check_scaled, scale_positions
 from echo_core.engine.speedups.compile import check_compile, compile_layers
 from echo_core.engine.speedups.graphs import check_graphs, use_graphs
 from echo_core.engine.speedups.packed_weights import pack
-from echo_core.errors import ModelError
+from echo_core.errors import EchoError, ModelError
 from echo_core.forks import load_lock
 from echo_core.identity.weights import weight_files
 
@@ -47,7 +48,8 @@ def load_decoder(folder: Path, config: EchoConfig, runtime: Runtime, probe_ids: 
         check(runtime, device)
     with load_lock():
         dtype = choose_dtype(runtime.dtype, device)
-        model = load_model(folder, dtype, runtime.trust_remote_code, **_quantized(config, device))
+        scaled = {} if config.rope_scaling is None else {"rope_scaling": config.rope_scaling}
+        model = load_model(folder, dtype, runtime.trust_remote_code, **scaled, **_quantized(config, device))
         decoder = Decoder(
             model,
             config.layers,
@@ -95,7 +97,7 @@ def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
 
     Args:
         name: a folder, or a name on the Hub.
-        options: those of ``AutoModel.from_pretrained``.
+        options: those of ``AutoModel.from_pretrained``, and ``rope_scaling`` as in ``EchoConfig``.
 
     Raises:
         ModelError: it cannot be loaded, is an encoder-decoder, or has no safetensors weights, or not all of them.
@@ -103,7 +105,7 @@ def load_whole(name: str | os.PathLike[str], **options: Any) -> Any:
     with load_lock():
         try:
             model, report = _from_pretrained(os.fspath(name), options)
-        except ModelError:
+        except EchoError:
             raise
         except Exception as error:  # a foreign folder may fail in any way, in any library that reads it
             raise ModelError(f"model in {name} cannot be loaded: {_reason(error)}") from error
@@ -117,16 +119,22 @@ def _from_pretrained(name: str, options: dict[str, Any]) -> tuple[Any, dict[str,
     from transformers import AutoConfig, AutoModel
 
     of_config = {key: value for key, value in options.items() if key in _FINDING}
-    config = options.pop("config", None) or AutoConfig.from_pretrained(name, **of_config)
+    config, scaling = options.pop("config", None), options.pop("rope_scaling", None)
+    config = config or AutoConfig.from_pretrained(name, **of_config)
     if config.is_encoder_decoder:
         got = f"got {config.model_type!r}, an encoder-decoder"
         raise ModelError(f"model must be a decoder, {got}; use a causal language model")
     if Path(name).is_dir():
         check_sizes(config.get_text_config(decoder=True), _tensor_shapes(Path(name)))
     with _quiet_transformers():
-        return AutoModel.from_pretrained(  # type: ignore[no-any-return]
+        if scaling is not None:
+            scale_positions(config, scaling)
+        model, report = AutoModel.from_pretrained(
             name, config=config, **{**options, "use_safetensors": True, "output_loading_info": True}
         )
+    if scaling is not None:
+        check_scaled(model, scaling)
+    return model, report
 
 
 def _tensor_shapes(folder: Path) -> list[list[int]]:

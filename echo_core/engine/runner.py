@@ -27,6 +27,7 @@ from echo_core.engine.exhaustion import in_sound_thread, is_out_of_memory
 from echo_core.engine.loading import load_decoder
 from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import PrefixCache
+from echo_core.engine.rotation import Rotation
 from echo_core.engine.statistics import Statistics
 from echo_core.engine.steps import Planner, Step, places_of_spans
 from echo_core.errors import ModelError
@@ -52,8 +53,8 @@ class Layers(Protocol):
         """Whether ``states`` takes batches with a ``prefix``, at the layout "packed"."""
 
     @property
-    def long_from(self) -> int | None:
-        """Tokens from which on a row needs a batch without shorter ones; None: any rows can be a batch."""
+    def rotation(self) -> Rotation:
+        """Which rows must not share a batch."""
 
     def takes_whole(self, lengths: Sequence[int]) -> bool:
         """Whether a batch of rows of these lengths runs best with nothing shared or kept, at the layout "packed"."""
@@ -84,9 +85,10 @@ class Runner(Generic[Model]):
             knob: where a user sets it, for messages.
         """
         self.decoder, self._pooling, self._knob = decoder, pooling, knob
-        self.planner = Planner(decoder.layout == "packed", decoder.long_from)
+        self.planner = Planner(decoder.layout == "packed", decoder.rotation)
         self.budget = Budget(token_budget or decoder.choose_budget())
-        self.prefix_cache = PrefixCache(decoder.keeps and decoder.long_from is None)  # the keys of long rows are others
+        keeps = decoder.keeps and decoder.rotation.long_from is None  # the keys of long rows are others
+        self.prefix_cache = PrefixCache(keeps)
         self._counts = Statistics()
         self._running = ForkSafeLock(fork_waits=True)
         if decoder.device.type == "cpu":

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_core.engine.prefix_cache import Ids, common_prefix, prefix_of, shared_tokens
+from echo_core.engine.rotation import Rotation
 from echo_core.text.rows import Row
 
 _NONE = np.empty(0, dtype=np.int64)
+_ALIKE = Rotation()
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,14 @@ class Planner:
     """How a model takes its rows, and the steps that follow from that."""
 
     packed: bool = False  # rows are laid end to end, so that padding costs nothing
-    long_from: int | None = None  # rows of so many tokens and shorter ones never share a step; None: all rows may
+    rotation: Rotation = _ALIKE  # rows of different kinds never share a step
 
     def group(self, rows: Sequence[Row], budget: int) -> list[list[int]]:
         """The indices of rows, grouped to steps of at most ``budget`` tokens, the longest rows first."""
-        kinds = sorted({self._is_long(row) for row in rows}, reverse=True)
+        kinds = sorted({self._kind(row) for row in rows}, reverse=True)
         groups: list[list[int]] = []
         for kind in kinds:
-            places = [i for i, row in enumerate(rows) if self._is_long(row) is kind]
+            places = [i for i, row in enumerate(rows) if self._kind(row) == kind]
             found = group_rows([rows[i] for i in places], budget, self.packed)
             groups += [[places[i] for i in group] for group in found]
         return groups
@@ -89,7 +91,7 @@ class Planner:
         """Both steps as one; None if that costs more than the budget or they must not run together."""
         prefix = common_prefix(one.prefix, other.prefix)
         size = one.size.joined(other.size, len(prefix))
-        if size.tokens > budget or self._is_long(one.rows[0]) is not self._is_long(other.rows[0]):
+        if size.tokens > budget or self._kind(one.rows[0]) != self._kind(other.rows[0]):
             return None
         return Step((*one.rows, *other.rows), prefix, size)
 
@@ -102,8 +104,8 @@ class Planner:
         shared = len(prefix) if len(rows) > 1 else 0
         return Step(tuple(rows), prefix, BatchSize(self.packed).with_rows([len(row.ids) for row in rows], shared))
 
-    def _is_long(self, row: Row) -> bool:
-        return self.long_from is not None and len(row.ids) >= self.long_from
+    def _kind(self, row: Row) -> int:
+        return self.rotation.kind(len(row.ids))
 
 
 def group_rows(rows: Sequence[Row], budget: int, packed: bool = False) -> list[list[int]]:

@@ -59,7 +59,7 @@ class Stages:
     def prompts(self, role: str, echo: EchoConfig) -> PromptTokenizer:
         """The template of a role, ready for texts; a ModelError if it names a token that the tokenizer lacks."""
         echo = dataclasses.replace(echo, **_UNFINISHED)
-        template, positions = echo.template(role), self.decoder.max_positions
+        template, positions = echo.template(role), self.decoder.rotation.length
         return self._once((role, echo), lambda: PromptTokenizer(self._words(), template, echo, positions))
 
     def pooled(self, whole: WholeTexts, echo: EchoConfig) -> Tensor:

@@ -175,6 +175,8 @@ class EchoTransformer(Transformer):  # type: ignore[misc]
             self._adapter = model_name_or_path, dict(options)
             for name in ("revision", "subfolder"):  # the adapter's, not its base's
                 options.pop(name, None)
+        if self._echo.rope_scaling is not None:
+            options["rope_scaling"] = self._echo.rope_scaling
         return load_whole(config.name_or_path if is_adapter else model_name_or_path, config=config, **options)
 
     def _preprocess(

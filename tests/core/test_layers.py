@@ -33,7 +33,7 @@ FILES = sorted(path for path in CORE.rglob("*.py") if path.name != "__init__.py"
 # know nothing of each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "released", "forks"),
-    ("template",),
+    ("template", "rope_scaling"),
     ("config",),
     ("sparse_options",),
     ("text", "identity"),

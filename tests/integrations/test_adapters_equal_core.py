@@ -63,6 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # field → what is changed to set it, i
     "filter": {"filter": 2},
     "dimension": {"dimension": 8},
     "normalize": {"normalize": False},
+    "rope_scaling": {"rope_scaling": {"rope_type": "linear", "factor": 2}},
 }
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from echo_core.engine.batches import pack_rows
 from echo_core.engine.prefix_cache import common_prefix, prefix_of, shared_tokens
+from echo_core.engine.rotation import Rotation
 from echo_core.engine.steps import BatchSize, Planner, group_rows, places_of_spans, plan_batches
 from echo_core.text.rows import Row, Span
 
@@ -98,9 +99,20 @@ def test_the_common_beginning_is_the_longest_and_the_same_whether_sought_at_once
 
 
 @given(LENGTHS, st.integers(1, 400), st.integers(1, 50))
+def test_rows_that_their_length_rotates_only_share_a_step_with_rows_as_long(
+    lengths: list[int], budget: int, limit: int
+):
+    rows = [Row(np.arange(length), (Span(0, 0, length),)) for length in lengths]
+    planner = Planner(rotation=Rotation(long_from=limit, by_length=True))
+    for group in planner.group(rows, budget):
+        found = {lengths[i] for i in group}
+        assert len(found) == 1 or max(found) < limit
+
+
+@given(LENGTHS, st.integers(1, 400), st.integers(1, 50))
 def test_rows_from_a_length_on_never_share_a_step_with_shorter_ones(lengths: list[int], budget: int, limit: int):
     rows = [Row(np.arange(length), (Span(0, 0, length),)) for length in lengths]
-    planner = Planner(long_from=limit)
+    planner = Planner(rotation=Rotation(long_from=limit))
     groups = planner.group(rows, budget)
     assert sorted(i for group in groups for i in group) == list(range(len(rows)))
     assert all(len({lengths[i] >= limit for i in group}) == 1 for group in groups)
