@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.data import RetrievalSet, find_sets, limited
-from benchmarks.quality.scores import score_rankings
+from benchmarks.quality.scores import score_gain, score_rankings
 from echo_core import EchoConfig, EchoEncoder, Runtime, SparseOptions, space_of
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis, read_head
@@ -54,6 +54,7 @@ FUSIONS = {
     "dense + 1 BM25": Fusion(bm25=1.0),
     "dense + 0.5 BM25, min-max": Fusion(bm25=0.5, scale="min-max"),
     "dense + BM25, ranks": Fusion(bm25=1.0, scale="ranks"),
+    "dense + 0.05 sparse": Fusion(bm25=0, key_tokens=0.05),
     "dense + 0.1 sparse": Fusion(bm25=0, key_tokens=0.1),
     "dense + 0.25 sparse": Fusion(bm25=0, key_tokens=0.25),
     "dense + 0.5 sparse": Fusion(bm25=0, key_tokens=0.5),
@@ -113,7 +114,7 @@ def open_states(data: RetrievalSet, config: EchoConfig, runtime: Runtime, folder
 
 
 def systems(measured: Measured, chosen: EchoConfig) -> Iterator[tuple[str, Array, dict[str, float]]]:
-    """Name, scores (Q, N) and costs of each system on one set."""
+    """Name, scores (Q, N) and costs of each system on one set; of a fusion what it gains over its better side."""
     data, dense = measured.data, measured.dense(chosen)
     yield "dense, raw", measured.dense(dataclasses.replace(chosen, filter=None)), {}
     if chosen.filter is not None:
@@ -135,7 +136,9 @@ def systems(measured: Measured, chosen: EchoConfig) -> Iterator[tuple[str, Array
         if name == BEST_SPARSE:
             parts["key_tokens"] = scores
     for name, fusion in FUSIONS.items():
-        yield name, fused(parts, fusion), {}
+        scores = fused(parts, fusion)
+        gain = score_gain(scores, [parts[part] for part in fusion.weights], data.relevant)
+        yield name, scores, {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
 
 
 def fused(parts: dict[str, Array], fusion: Fusion) -> Array:

@@ -53,6 +53,15 @@ def ndcg(scores: NDArray[np.floating], relevant: Sequence[frozenset[int]]) -> fl
     return float(np.mean(_gains(scores, _gold(scores.shape, relevant))))
 
 
+def score_gain(
+    scores: NDArray[np.floating], sides: Sequence[NDArray[np.floating]], relevant: Sequence[frozenset[int]]
+) -> Score:
+    """What nDCG@10 of (Q, N) scores gains over the better of several others', each query against itself."""
+    gold = _gold(scores.shape, relevant)
+    better = max((_gains(side, gold) for side in sides), key=sum)
+    return _bootstrap_mean("gain", np.subtract(_gains(scores, gold), better))
+
+
 def _gold(shape: tuple[int, ...], relevant: Sequence[frozenset[int]]) -> Array:
     gold = np.zeros(shape)
     for line, right in zip(gold, relevant, strict=True):

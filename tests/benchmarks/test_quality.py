@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ from scipy.stats import spearmanr
 
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import report as quality_report
+from benchmarks.quality import scores, variants
 from benchmarks.quality.configurations import CONFIGURATIONS, LATE
 from benchmarks.quality.data import LabelledSet, PairSet, RetrievalSet, TripletSet, find_sets, limited, long_pieces
 from benchmarks.quality.mteb import read_task
-from benchmarks.quality.scores import score_classifier, score_pairs, score_rankings, score_triplets
+from benchmarks.quality.scores import score_classifier, score_gain, score_pairs, score_rankings, score_triplets
 from benchmarks.quality.systems import Laboratory, Words, chunk_ranges, random_model
 from echo_core import EchoConfig, EchoEncoder, Runtime
 
@@ -125,6 +127,15 @@ def test_rankings_are_scored_by_their_first_ten():
     gain, recall, first = score_rankings(scores, [frozenset([11]), frozenset([0, 10])])
     assert gain.value == pytest.approx(100 * (1 + (1 / np.log2(3)) / (1 + 1 / np.log2(3))) / 2, abs=0.01)
     assert (recall.value, first.value) == (75, 50)
+
+
+def test_a_gain_is_each_querys_own_over_the_better_side():
+    right = [frozenset([0]), frozenset([1])]
+    one, other, both = np.array([[1.0, 0], [1, 0]]), np.array([[0.0, 1], [1, 0]]), np.array([[1.0, 0], [0, 1]])
+    gain = score_gain(both, [one, other], right)
+    assert gain.value == pytest.approx(100 * (1 - 1 / np.log2(3)) / 2, abs=0.01)
+    assert gain.low == 0
+    assert score_gain(one, [one, other], right).high == 0
 
 
 def test_a_classifier_learns_what_vectors_tell_apart():
@@ -311,3 +322,21 @@ def test_a_task_of_another_kind_is_refused():
 
     with pytest.raises(ValueError, match="--mteb must name tasks of STS, retrieval or classification"):
         read_task(get_task("SprintDuplicateQuestions"))
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_a_variant_changes_a_text_and_keeps_its_words(name: str):
+    text = "Why do Bees shiver in Winter, for how many weeks, and what else keeps them warm?"
+    changed = variants.VARIANTS[name](text)
+    assert (changed == text) == (name == "as written")
+    if name != "typos":
+        kept = re.sub(r"<[^>]*>|&nbsp;|[\W_]", " ", changed.casefold()).split()
+        assert [word for word in kept if word != "q"] == re.sub(r"\W", " ", text.casefold()).split()
+
+
+def test_every_variant_is_scored_on_pairs_and_on_rankings(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scores, "SAMPLES", 5)
+    variants.main(["--data", str(ROOT / "examples/data"), "--limit", "3", "--out", str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())["variants"]
+    assert {(one["set"], one["variant"]) for one in found} == {("demo questions", name) for name in variants.VARIANTS}
+    assert capsys.readouterr().out.count("\n") == 2 + len(variants.VARIANTS)
