@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from echo_core.config import EchoConfig
 from echo_core.identity.adapters import is_adapter, is_merged
-from echo_core.identity.checkpoint import CONFIG_FILE, locate, only_gguf
+from echo_core.identity.checkpoint import CONFIG_FILE, load_config, locate, only_gguf
 from echo_core.identity.files import read_json
 from echo_core.identity.gguf_header import read_header
 
@@ -55,7 +55,8 @@ _said: set[tuple[str, str]] = set()
 
 
 def preset_for(model: str | None, revision: str | None = None) -> EchoConfig:
-    """The config of a model that is named alone: what was measured best for it, else the defaults.
+    """The config of a model that is named alone: what ``EchoEncoder.save`` left in its folder, else what was measured
+    best for it, else the defaults.
 
     It is said in the log, once for each model. Files are read, and downloaded if they must; no weights are loaded.
 
@@ -64,12 +65,20 @@ def preset_for(model: str | None, revision: str | None = None) -> EchoConfig:
     """
     preset = known_checkpoint(model, revision)
     if preset is None:
-        return EchoConfig(model, revision)
+        return _saved(model, revision) or EchoConfig(model, revision)
     config = EchoConfig(model, revision, **preset.options)
     _say_once(
         "takes", f"{model} is {preset.name}: taking {_written(preset)}; EchoConfig(model, …) sets any option itself"
     )
     return config
+
+
+def _saved(model: str | None, revision: str | None) -> EchoConfig | None:
+    folder = None if model is None else locate(model, revision)
+    if folder is None or not (folder / CONFIG_FILE).is_file():
+        return None
+    _say_once("takes", f"{model}: taking the options of its {CONFIG_FILE}; EchoConfig(model, …) sets any option itself")
+    return replace(load_config(folder), model=model, revision=revision)
 
 
 def mention_preset(config: EchoConfig, folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ConfigError, ModelError
-from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint, load_config
+from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.files import local_path
 from echo_core.identity.presets import preset_for
 from echo_core.methods.embed_filter import filter_basis
@@ -34,8 +34,6 @@ def config_for(model_name_or_path: str, options: Mapping[str, Any]) -> EchoConfi
 
     A model on the Hub that only the caller's own ``options`` can find is not looked at.
     """
-    if (local_path(model_name_or_path) / CONFIG_FILE).is_file():
-        return load_config(local_path(model_name_or_path))
     if _on_the_hub(model_name_or_path) and any(options.get(name) for name in ("token", "cache_folder")):
         return EchoConfig(model_name_or_path, options.get("revision"))
     return preset_for(model_name_or_path, options.get("revision"))

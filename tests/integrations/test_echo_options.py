@@ -208,6 +208,15 @@ def test_a_folder_is_known_by_its_shape_and_what_was_written_down_is_never_chang
     assert adapter.kind.model_validate(before.model_dump()).config == before.config
 
 
+def test_a_folder_that_an_encoder_saved_takes_its_options(adapter, folder, tmp_path):
+    saved = EchoEncoder(EchoConfig(str(folder), layer=1, query_template="classical"), Runtime("cpu"))
+    saved.save(tmp_path / "saved")
+    taken = adapter.kind(**{adapter.model: tmp_path / "saved"})
+    assert taken.config.layer == 1
+    assert taken.config.query_template == saved.config.query_template
+    assert adapter.kind.model_validate(taken.model_dump()).config == taken.config
+
+
 # ---- whose vectors they are ------------------------------------------------------------------------------------------
 
 

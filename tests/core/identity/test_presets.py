@@ -92,12 +92,20 @@ def test_another_vocabulary_or_end_token_is_another_model(known: Path, model_fol
     assert known_checkpoint(str(copy)) is None
 
 
-def test_what_an_encoder_saved_and_an_adapter_have_no_preset(known: Path, tmp_path: Path):
-    EchoEncoder(EchoConfig(str(known)), FP32).save(tmp_path / "saved")
-    assert preset_for(str(tmp_path / "saved")) == EchoConfig(str(tmp_path / "saved"))
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(known)}))
-    assert known_checkpoint(str(tmp_path / "adapter")) is None
+def test_a_folder_that_an_encoder_saved_takes_its_options(known: Path, tmp_path: Path, caplog):
+    saved = tmp_path / "saved"
+    EchoEncoder(EchoConfig(str(known), layer=1, query_template="classical"), FP32).save(saved)
+    caplog.set_level("INFO")
+    assert preset_for(str(saved)) == EchoEncoder.load(saved, FP32).config
+    assert EchoEncoder(str(saved), FP32).fingerprint == EchoEncoder.load(saved, FP32).fingerprint
+    assert [record.message for record in caplog.records if "taking the options of its echo_config.json" in record.message]
+    assert EchoConfig(str(saved)).layer == -1  # a config says what it says
+    assert known_checkpoint(str(saved)) is None
+
+
+def test_an_adapter_has_no_preset(known: Path, tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(known)}))
+    assert known_checkpoint(str(tmp_path)) is None
 
 
 def test_no_model_and_an_unknown_one_take_the_defaults(tiny_llama: Path):
