@@ -55,8 +55,7 @@ _said: set[tuple[str, str]] = set()
 
 
 def preset_for(model: str | None, revision: str | None = None) -> EchoConfig:
-    """The config of a model that is named alone: what ``EchoEncoder.save`` left in its folder, else what was measured
-    best for it, else the defaults.
+    """The config of a model that is named alone: the one saved in its folder, else the preset, else the defaults.
 
     It is said in the log, once for each model. Files are read, and downloaded if they must; no weights are loaded.
 
