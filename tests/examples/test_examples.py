@@ -19,6 +19,10 @@ EXPECTED = {
         ["--output", "tuned"],
         [r"before: 40 new .*nDCG@10", r"after : 40 new .*nDCG@10", r"gives the same vectors within \de-0[4-9]"],
     ),
+    "matryoshka_2d.py": (
+        ["--steps", "2"],
+        [r"before\n  layer    384   128    32\n      1 .*%", r"after 2 steps\n", r"2 layers run, 128 numbers a vector"],
+    ),
     "sentence_transformers_encode.py": ([], [r"<- has the answer", r"\d+ of 40 questions have"]),
     "chroma_minimal.py": (
         [],

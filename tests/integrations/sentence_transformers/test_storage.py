@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,19 @@ def test_what_version_0_1_0_saved_gives_the_vectors_of_its_config(tmp_path: Path
     for name in ("echo_config.json", "modules.json", "1_EchoPooling/config.json"):
         now, then = json.loads((again / name).read_text()), json.loads((STORED / name).read_text())
         assert now == then or then.items() <= now.items()
+
+
+def test_a_scaled_model_is_saved_and_opened_again_as_long_as_it_was(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The saved config.json has the scaling already: it must not be applied to the scaled length once more."""
+    folder = model_folder("llama", max_position_embeddings=64)
+    config = EchoConfig(str(folder), max_tokens=200, rope_scaling={"rope_type": "yarn", "factor": 8})
+    texts = ["bees keep the hive warm by shivering " * 6, "Short."]
+    expected = EchoEncoder(config, Runtime(device="cpu", dtype="float32")).encode_documents(texts)
+    model = EchoSentenceTransformer(config, device="cpu")
+    for _ in range(2):
+        np.testing.assert_allclose(model.encode_document(texts), expected, atol=2e-5)
+        assert model[0].decoder.rotation.length == 512
+        model.save_pretrained(str(tmp_path / "saved"))
+        model = EchoSentenceTransformer(str(tmp_path / "saved"), device="cpu")

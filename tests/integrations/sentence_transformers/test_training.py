@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,56 @@ def test_gradient_checkpointing_gives_the_same_gradients_at_an_earlier_layer(tin
         return model[0].model.layers[0].self_attn.q_proj.weight.grad
 
     torch.testing.assert_close(gradient(True), gradient(False))
+
+
+class Recorded(torch.nn.Module):
+    """A loss that keeps the vectors that it was given, and gives something that has gradients."""
+
+    def __init__(self, model: EchoSentenceTransformer) -> None:
+        super().__init__()
+        self.model, self.given = model, list[torch.Tensor]()
+
+    def forward(self, features: Any, labels: Any) -> torch.Tensor:
+        columns = [self.model(feature)["sentence_embedding"] for feature in features]
+        self.given.append(columns[0].detach())
+        return sum(column.sum() for column in columns)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("fields", [{}, {"filter": 2, "dimension": 16}], ids=["plain", "filter"])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_the_2d_matryoshka_loss_trains_what_the_options_layer_and_dimension_read(
+    model_folder: Callable[..., Path], family: str, fields: dict[str, Any]
+) -> None:
+    """Each layer's vector in the loss is that of a model made for this layer and dimension, whatever the norm."""
+    folder = model_folder(family)
+    model = EchoSentenceTransformer(EchoConfig(str(folder), **fields), device="cpu")
+    model.train()
+    recorded = Recorded(model)
+    dimensions = [16, 8] if fields else [32, 8]
+    loss = losses.Matryoshka2dLoss(model, recorded, dimensions, n_layers_per_step=-1, n_dims_per_step=-1)
+    columns = [model.preprocess(PAIRS["query"], task="query"), model.preprocess(PAIRS["passage"], task="document")]
+    loss(columns, None)
+    pairs = [(layer, dimension) for layer in (3, 0, 1, 2) for dimension in dimensions]  # 3: the last; 0: embeddings
+    assert len(recorded.given) == len(pairs)
+    for (layer, dimension), got in zip(pairs, recorded.given, strict=True):
+        if layer:
+            config = EchoConfig(str(folder), layer=layer, **{**fields, "dimension": dimension})
+            expected = EchoEncoder(config, FP32).encode_queries(PAIRS["query"])
+            np.testing.assert_allclose(got.numpy(), expected, atol=2e-5)
+
+
+def test_a_model_trained_by_the_2d_matryoshka_loss_opens_at_any_layer_and_dimension(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = build(tiny_llama)
+    base = losses.MultipleNegativesRankingLoss(model)
+    trainer_for(model, losses.Matryoshka2dLoss(model, base, [32, 16, 8]), tmp_path).train()
+    model.save_pretrained(str(tmp_path / "saved"))
+    whole = EchoEncoder.load(tmp_path / "saved", FP32)
+    states = whole.raw().encode_layers(PAIRS["query"], [1, 2, 3], role="query")
+    for layer, dimension in ((1, 8), (2, 32), (3, 16)):
+        config = dataclasses.replace(whole.config, layer=layer, dimension=dimension)
+        cut = states[layer - 1][:, :dimension]
+        expected = cut / np.linalg.norm(cut, axis=1, keepdims=True)
+        for reader in (EchoEncoder(config, FP32).encode_queries, EchoSentenceTransformer(config).encode_query):
+            np.testing.assert_allclose(reader(PAIRS["query"]), expected, atol=2e-5)
