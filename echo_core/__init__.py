@@ -20,6 +20,7 @@ _HOMES = {
     "Runtime": "config",
     "SparseOptions": "sparse_options",
     "TEMPLATES": "template",
+    "INSTRUCTIONS": "instructions",
     "PRESETS": "released",
     "tune": "tuning.search",
     "Tuning": "tuning.search",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from echo_core.identity.space import check_space as check_space
     from echo_core.identity.space import space_metadata as space_metadata
     from echo_core.identity.space import space_of as space_of
+    from echo_core.instructions import INSTRUCTIONS as INSTRUCTIONS
     from echo_core.released import PRESETS as PRESETS
     from echo_core.sparse_options import SparseOptions as SparseOptions
     from echo_core.template import TEMPLATES as TEMPLATES

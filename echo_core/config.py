@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
+from echo_core.instructions import INSTRUCTED, named_instruction, with_instruction
 from echo_core.released import PRESETS
 from echo_core.rope_scaling import checked_scaling
 from echo_core.template import parse_template, resolve_template
@@ -51,9 +52,7 @@ class EchoConfig:
     revision: str | None = None  # of the Hub's repository
     query_template: str = _preset_or("echo")  # a built-in name or a template string
     document_template: str = _preset_or("echo")
-    instruction: str | None = _preset_or(
-        None
-    )  # value of {instruction}, where a template has it and the call gives none
+    instruction: str | None = _preset_or(None)  # value of {instruction} where the call gives none; or of INSTRUCTIONS
     pooling: str = _preset_or("mean")  # of POOLINGS
     layer: int | tuple[int, ...] = _preset_or(-1)  # 1… from the start or -1… from the end; several: their mean
     max_tokens: int = _preset_or(256)  # of one saying of the text
@@ -80,6 +79,7 @@ class EchoConfig:
             TemplateError: a template is malformed or unknown.
         """
         preset = PRESETS.get(self.model, {}) if isinstance(self.model, str) else {}
+        preset = preset or (INSTRUCTED if named_instruction(self.instruction) else {})
         for knob in dataclasses.fields(self):
             if getattr(self, knob.name) is None:
                 object.__setattr__(self, knob.name, preset.get(knob.name, knob.metadata.get("default")))
@@ -99,9 +99,20 @@ class EchoConfig:
         check_choice("caps", self.caps, CAPS)
         check_choice("normalize", self.normalize, (True, False))
         self._check_numbers()
+        self._check_instruction()
+
+    def _check_instruction(self) -> None:
+        """Write the words of a named one into the templates, so that the fingerprint holds the words themselves."""
         if self.instruction is not None and "instruction" not in self.template_variables():
             rule = "must not be set where no template has {instruction}"
-            raise ConfigError(f"instruction {rule}, got {self.instruction!r}; leave it out")
+            way_out = "leave it out, or set query_template='instructed'"
+            raise ConfigError(f"instruction {rule}, got {self.instruction!r}; {way_out}")
+        named = named_instruction(self.instruction)
+        if named is not None:
+            for role in ROLES:
+                template = with_instruction(self.template(role), named.of(role))
+                object.__setattr__(self, f"{role}_template", template)
+            object.__setattr__(self, "instruction", None)
 
     def _check_numbers(self) -> None:
         self._check_layers()

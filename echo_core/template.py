@@ -19,9 +19,8 @@ from typing import Literal
 from echo_core.errors import TemplateError
 
 # Prompts: arXiv 2402.15449 (echo, classical, fine-tuned pair) and arXiv 2307.16645 (PromptEOL). "prepending" and
-# "echo-prepending" go with EchoConfig(prepend_layers=…); PromptEOL and "prepending" with pooling="last". "situated" is
-# for a chunk whose surroundings are said before it and not pooled (arXiv 2508.01959):
-# encode_documents(chunks, variables={"context": surroundings}).
+# "echo-prepending" go with EchoConfig(prepend_layers=…); PromptEOL and "prepending" with pooling="last". "situated":
+# encode_documents(chunks, variables={"context": surroundings}), see situated.py.
 TEMPLATES: dict[str, str] = {
     "echo": "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
     "classical": "Write a paragraph: [[{text}]]",
@@ -36,6 +35,7 @@ TEMPLATES: dict[str, str] = {
     "prepending": 'This sentence: "{slot}{text}" means in one word:[["]]',
     "echo-prepending": "Rewrite the following paragraph: {slot} {text}. The rewritten paragraph: [[{text}]]",
     "situated": "Context: {context}\nRewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
+    "instructed": "{instruction}\nRewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
     "finetuned-query": "Instruct: {instruction}\nQuery: {text}\nQuery again: [[{text}{eos}]]",
     "finetuned-document": "Document: {text}\nDocument again: [[{text}{eos}]]",
 }

@@ -62,6 +62,16 @@ def score_gain(
     return _bootstrap_mean("gain", np.subtract(_gains(scores, gold), better))
 
 
+def score_pairs_gain(similarities: Sequence[float], others: Sequence[float], gold: Sequence[float]) -> Score:
+    """What Spearman's correlation of N similarities has over that of others, over the same resampled pairs."""
+    ours, theirs, right = (np.asarray(values, dtype=float) for values in (similarities, others, gold))
+
+    def gain(chosen: NDArray[np.intp]) -> float:
+        return spearman(ours[chosen], right[chosen]) - spearman(theirs[chosen], right[chosen])
+
+    return _bootstrap("gain", gain, len(right))
+
+
 def _gold(shape: tuple[int, ...], relevant: Sequence[frozenset[int]]) -> Array:
     gold = np.zeros(shape)
     for line, right in zip(gold, relevant, strict=True):

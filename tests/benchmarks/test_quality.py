@@ -12,7 +12,14 @@ from benchmarks.quality import scores, variants
 from benchmarks.quality.configurations import CONFIGURATIONS, LATE
 from benchmarks.quality.data import LabelledSet, PairSet, RetrievalSet, TripletSet, find_sets, limited, long_pieces
 from benchmarks.quality.mteb import read_task
-from benchmarks.quality.scores import score_classifier, score_gain, score_pairs, score_rankings, score_triplets
+from benchmarks.quality.scores import (
+    score_classifier,
+    score_gain,
+    score_pairs,
+    score_pairs_gain,
+    score_rankings,
+    score_triplets,
+)
 from benchmarks.quality.systems import Laboratory, Words, chunk_ranges, random_model
 from echo_core import EchoConfig, EchoEncoder, Runtime
 
@@ -136,6 +143,12 @@ def test_a_gain_is_each_querys_own_over_the_better_side():
     assert gain.value == pytest.approx(100 * (1 - 1 / np.log2(3)) / 2, abs=0.01)
     assert gain.low == 0
     assert score_gain(one, [one, other], right).high == 0
+
+
+def test_a_gain_of_pairs_is_over_the_same_pairs():
+    gold = np.arange(20.0)
+    found = score_pairs_gain(gold, -gold, gold)
+    assert (found.value, found.low, found.high) == (200, 200, 200)
 
 
 def test_a_classifier_learns_what_vectors_tell_apart():

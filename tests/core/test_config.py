@@ -9,6 +9,7 @@ import pytest
 
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, EchoError, TemplateError
+from echo_core.instructions import INSTRUCTIONS
 from echo_core.released import PRESETS
 from echo_core.template import TEMPLATES
 
@@ -110,9 +111,39 @@ def test_a_built_in_name_and_its_template_are_the_same_config():
 
 
 def test_an_instruction_that_no_template_uses_is_refused():
-    with pytest.raises(ConfigError, match="no template has"):
+    with pytest.raises(ConfigError, match=r"no template has.*query_template='instructed'"):
         EchoConfig(instruction="Find it")
     assert EchoConfig(query_template="finetuned-query", instruction="Find it").instruction == "Find it"
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_a_named_instruction_is_written_into_the_templates(name: str):
+    config, words = EchoConfig(instruction=name), INSTRUCTIONS[name]
+    assert config.query_template == f"{words.query}\n{TEMPLATES['echo']}"
+    assert config.document_template == f"{words.document}\n{TEMPLATES['echo']}"
+    assert config.instruction is None
+    assert EchoConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_named_instruction_goes_where_the_given_templates_have_its_place():
+    source = "{{instruction}} {instruction}: {text} [[{text}]]"
+    config = EchoConfig(instruction="qa", query_template=source, document_template="finetuned-document")
+    assert config.query_template == source.replace(" {instruction}", f" {INSTRUCTIONS['qa'].query}")
+    assert config.document_template == TEMPLATES["finetuned-document"]
+
+
+def test_a_named_instruction_leaves_other_presets_alone():
+    paper = "jspringer/echo-mistral-7b-instruct-lasttoken"
+    config = EchoConfig(paper, instruction="qa")
+    assert config.document_template == EchoConfig(paper).document_template
+    assert INSTRUCTIONS["qa"].query in config.query_template
+    with pytest.raises(ConfigError, match="no template has"):
+        EchoConfig("echo-smollm2", instruction="qa")
+
+
+def test_other_words_than_a_name_are_said_as_they_are():
+    config = EchoConfig(instruction="qa.", query_template="instructed")
+    assert (config.instruction, config.query_template) == ("qa.", TEMPLATES["instructed"])
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -33,7 +33,7 @@ FILES = sorted(path for path in CORE.rglob("*.py") if path.name != "__init__.py"
 # know nothing of each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "released", "forks"),
-    ("template", "rope_scaling"),
+    ("template", "instructions", "rope_scaling"),
     ("config",),
     ("sparse_options",),
     ("text", "identity"),
@@ -43,7 +43,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("reading",),
     ("sparse",),
     ("encoder",),
-    ("search", "tuning"),
+    ("search", "tuning", "situated"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOGETHER = {("assembly", "pipeline"), ("progress", "errors")}  # who may look at a neighbour on the same floor

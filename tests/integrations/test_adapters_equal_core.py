@@ -177,6 +177,14 @@ def test_the_adapter_gives_the_vectors_of_the_core(adapter, config, expected, ro
     np.testing.assert_allclose(adapter.encode(adapter.make(config), role, TEXTS), expected[role], **CLOSE)
 
 
+@pytest.mark.parametrize("role", ["document", "query"])
+def test_a_named_instruction_reaches_every_adapter(adapter, config, role):
+    named = EchoConfig(config.model, instruction="qa", max_tokens=40)
+    core = EchoEncoder(named, RUNTIME)
+    expected = core.encode_documents(TEXTS) if role == "document" else core.encode_queries(TEXTS)
+    np.testing.assert_allclose(adapter.encode(adapter.make(named), role, TEXTS), expected, **CLOSE)
+
+
 def test_the_texts_of_these_tests_all_have_vectors_of_their_own(expected):
     """The premise: an adapter that swapped two texts, or rewrote a newline, would show."""
     for vectors in expected.values():

@@ -24,7 +24,7 @@ from langchain_core.load import dumpd, dumps, load, loads
 from pydantic import BaseModel, ValidationError
 from tiny_models import change_weights
 
-from echo_core import EchoConfig, EchoEncoder, EmbeddingSpaceMismatch, Runtime
+from echo_core import INSTRUCTIONS, EchoConfig, EchoEncoder, EmbeddingSpaceMismatch, Runtime
 from echo_core.identity import presets
 from langchain_echo import EchoEmbeddings
 from llama_index.embeddings.echo import EchoEmbedding
@@ -165,6 +165,12 @@ def test_a_relative_folder_is_found_after_a_change_of_the_working_directory(adap
 def test_a_base_may_be_a_path_as_a_model_may(adapter: Adapter, tiny_llama: Path):
     made = adapter.kind(**{adapter.model: "echo-smollm2", "base": tiny_llama})
     assert (made.base, made.config.base) == (str(tiny_llama.resolve()),) * 2
+
+
+def test_a_named_instruction_is_an_option_as_in_the_core(adapter, folder):
+    made = adapter.kind(**{adapter.model: folder}, instruction="qa")
+    assert made.config == EchoConfig(str(folder), instruction="qa")
+    assert made.config.query_template.startswith(INSTRUCTIONS["qa"].query)
 
 
 def test_a_name_on_the_hub_stays_as_it_is(adapter):
