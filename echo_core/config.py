@@ -83,10 +83,8 @@ class EchoConfig:
         for knob in dataclasses.fields(self):
             if getattr(self, knob.name) is None:
                 object.__setattr__(self, knob.name, preset.get(knob.name, knob.metadata.get("default")))
-        _check_text_or_none("model", self.model)
-        _check_text_or_none("revision", self.revision)
-        _check_text_or_none("base", self.base)
-        _check_text_or_none("instruction", self.instruction)
+        for name in ("model", "revision", "base", "instruction"):
+            _check_text_or_none(name, getattr(self, name))
         for name in ("query_template", "document_template"):
             try:
                 object.__setattr__(self, name, resolve_template(getattr(self, name)))
@@ -110,8 +108,7 @@ class EchoConfig:
         named = named_instruction(self.instruction)
         if named is not None:
             for role in ROLES:
-                template = with_instruction(self.template(role), named.of(role))
-                object.__setattr__(self, f"{role}_template", template)
+                object.__setattr__(self, f"{role}_template", with_instruction(self.template(role), named.of(role)))
             object.__setattr__(self, "instruction", None)
 
     def _check_numbers(self) -> None:

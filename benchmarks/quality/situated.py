@@ -130,7 +130,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for name, vectors in vectors_by_name(encoder, chunks):
         scores = queries @ vectors.T
         first = scores if first is None else first
-        for score in (*score_rankings(scores, chunks.relevant), score_gain(scores, first, chunks.relevant)):
+        for score in (*score_rankings(scores, chunks.relevant), score_gain(scores, [first], chunks.relevant)):
             print(f"{name:26} {score.metric:10} {score.value:6.1f} [{score.low:.1f}, {score.high:.1f}]", flush=True)
             run["results"].append({"vectors": name, **asdict(score)})
         arguments.out.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
