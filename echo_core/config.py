@@ -212,10 +212,15 @@ class Runtime:
 
 def _checked_centre(name: str, value: object) -> tuple[float, ...]:
     given = value if isinstance(value, list | tuple) else ()
-    if not given or not all(isinstance(x, float | int) and math.isfinite(x) for x in given):
+    if not given or not all(map(is_number, given)):
         rule = "must be a tuple of finite numbers, as EchoEncoder.fit_centre gives it"
         raise ConfigError(f"{name} {rule}, got {str(value)[:60]}")
     return tuple(map(float, given))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number; True is none."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked_filter(value: object) -> float:

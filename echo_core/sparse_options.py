@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from echo_core.config import check_fields
+from echo_core.config import check_fields, is_number
 from echo_core.errors import ConfigError, check_choice, check_integer
 
 TOKENS = ("aligned", "text")
@@ -93,7 +92,7 @@ def check_sparse_options(options: object) -> SparseOptions:
 
 def _checked_numbers(name: str, value: object) -> tuple[float, ...]:
     given = value if isinstance(value, list | tuple) else ()
-    if not given or not all(isinstance(x, float | int) and math.isfinite(x) for x in given):
+    if not given or not all(map(is_number, given)):
         rule = "must be a tuple of finite numbers, as EchoEncoder.fit_sparse gives it"
         raise ConfigError(f"{name} {rule}, got {str(value)[:60]}")
     return tuple(map(float, given))

@@ -59,7 +59,7 @@ def write_stored(folder: Path, told: Stored, codes: Any) -> None:
     if told.vectors is not None:
         with (folder / told.vectors).open("rb") as file:
             os.fsync(file.fileno())
-    write_whole(folder / INDEX, json.dumps(vars(told), ensure_ascii=False).encode())
+    write_whole(folder / INDEX, json.dumps(vars(told)).encode())
     for path in [*folder.glob("codes-*.faiss"), *folder.glob("vectors-*.f32")]:
         if path.name not in (told.codes, told.vectors):
             path.unlink()

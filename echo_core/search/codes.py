@@ -16,21 +16,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 try:
-    import faiss
+    import faiss  # noqa: F401  tried first for the sake of the message
 except ModuleNotFoundError as error:
     raise ImportError("echo_core.search.codes needs faiss: pip install 'echo-embed[codes]'") from error
 
 from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, check_integer
+from echo_core.identity.files import local_path
 from echo_core.identity.space import check_space, space_metadata
 from echo_core.methods.finish import unit
 from echo_core.search.code_files import INDEX, Stored, append_rows, read_stored, rows_of, write_stored
 from echo_core.search.drift import DriftMap
+from echo_core.search.faiss_codes import codes_round
+from echo_core.text.inputs import listed_ids
 
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]
 RESCORED = 20  # candidates by code for each result
 EXACT = 20_000  # a filter that leaves so few is searched without codes
-_BLOCK = 8  # the rotated width is a multiple of it
 
 
 class CodeIndex:
@@ -65,7 +67,7 @@ class CodeIndex:
             ModelError: the folder's files are not those of an index.
             ConfigError: ``drift`` without an index or a space.
         """
-        self._folder, self._drift = Path(folder), drift
+        self._folder, self._drift = _absolute(folder), drift
         self._told = Stored(space=None if space is None else dict(space))
         self._codes: Any = None
         if (self._folder / INDEX).is_file():
@@ -85,7 +87,7 @@ class CodeIndex:
         Raises:
             ConfigError: there is none.
         """
-        if not (Path(folder) / INDEX).is_file():
+        if not (_absolute(folder) / INDEX).is_file():
             raise ConfigError(f"folder must hold an index that CodeIndex.save wrote, got {os.fspath(folder)!r}")
         return cls(folder, **options)
 
@@ -98,10 +100,11 @@ class CodeIndex:
         Raises:
             ConfigError: another number of vectors than of ids, of another width than those that are there, numbers that
                 are not finite, or an id that is there already or twice; nothing is added then.
+            TypeError: one string in place of ids, or an id that is none.
             EmbeddingSpaceMismatch: the index was opened with ``drift``.
         """
         self._check_writes()
-        names, units = list(ids), self._units(vectors)
+        names, units = listed_ids(ids), self._units(vectors)
         known = self._known()
         twice = [name for name, times in Counter(names).items() if times > 1 or name in known]
         if len(names) != len(units) or twice:
@@ -110,7 +113,7 @@ class CodeIndex:
         if not names:
             return
         if self._codes is None:
-            self._told.dimension, self._codes = units.shape[1], _codes_round(units)
+            self._told.dimension, self._codes = units.shape[1], codes_round(units)
         start = self._told.stored
         append_rows(self._folder, self._told, units)
         self._codes.add(units)
@@ -213,8 +216,8 @@ class CodeIndex:
 
     def _places_of(self, ids: Iterable[str]) -> Places:
         """Sorted places of those of the ids that are there."""
-        known = self._known()
-        return np.asarray(sorted({known[name] for name in ids if name in known}), dtype=np.int64)
+        known, sought = self._known(), listed_ids(ids, ordered=False)
+        return np.asarray(sorted({known[name] for name in sought if name in known}), dtype=np.int64)
 
     def _check(self, space: Mapping[str, Any] | None) -> None:
         """Compare the space of the index that was read with the encoder's."""
@@ -233,12 +236,6 @@ class CodeIndex:
             raise EmbeddingSpaceMismatch(f"an index opened with drift= can be searched, not written to; {way_out}")
 
 
-def _codes_round(units: Vectors) -> Any:
-    """Empty codes for vectors like these: turned at random, for numbers are unlike each other, and their mean out."""
-    width = units.shape[1]
-    turned = -(-width // _BLOCK) * _BLOCK
-    rotation = faiss.RandomRotationMatrix(width, turned)
-    rotation.init(0)
-    codes = faiss.IndexPreTransform(rotation, faiss.IndexRaBitQFastScan(turned, faiss.METRIC_INNER_PRODUCT))
-    codes.train(units)
-    return codes
+def _absolute(folder: str | os.PathLike[str]) -> Path:
+    """The folder, wherever the process may go later: the vectors are read from it at each search."""
+    return local_path(os.fspath(folder)).absolute()

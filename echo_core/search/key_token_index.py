@@ -16,6 +16,7 @@ from echo_core.identity.space import check_space, space_metadata
 from echo_core.methods.sparse_matrix import import_scipy, inverse_document_frequency
 from echo_core.search.arrays import map_arrays, write_arrays
 from echo_core.search.hybrid import Scores
+from echo_core.text.inputs import listed_ids
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array, csr_array
@@ -61,12 +62,16 @@ class KeyTokenIndex:
             rows: (M, V) of ``encode_sparse_documents``.
 
         Raises:
-            ConfigError: another number of ids than of rows, an id that is there twice, or another vocabulary.
+            ConfigError: another number of ids than of rows, an id that is there twice, another vocabulary, or numbers
+                that are not finite.
+            TypeError: one string in place of ids, or an id that is none.
         """
-        names = list(ids)
+        names = listed_ids(ids)
         if len(names) != rows.shape[0] or len(set(names)) < len(names):
             distinct = len(set(names))
             raise ConfigError(f"ids must be one for each of {rows.shape[0]} rows, each once, got {distinct} distinct")
+        if not np.isfinite(rows.data).all():
+            raise ConfigError("rows must be finite, got NaN or infinity; it would stand in all scores of its document")
         with self._own.lock:
             self._check_width(rows)
             first = len(self._ids)
@@ -80,7 +85,7 @@ class KeyTokenIndex:
         Raises:
             ConfigError: an id that is not there; nothing is taken out then.
         """
-        names = list(ids)
+        names = listed_ids(ids, ordered=False)
         with self._own.lock:
             unknown = [name for name in names if name not in self._places]
             if unknown:

@@ -1,8 +1,8 @@
-"""What a caller gave, checked: texts and template variables. Messages name the index, the rule and the way out."""
+"""What a caller gave, checked: texts, ids and template variables. Messages name the index, the rule and the way out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 
 from echo_core.errors import EmptyTextError, VariableError
 from echo_core.template import Template
@@ -44,6 +44,26 @@ def check_text(text: object, index: int) -> str:
         hint = "; decode it first" if isinstance(text, bytes) else ""
         raise TypeError(f"text {index} must be a string, got {type(text).__name__}{hint}")
     return text
+
+
+def listed_ids(ids: Iterable[str], ordered: bool = True) -> list[str]:
+    """The ids, as a list.
+
+    Args:
+        ids: a list or another collection; of a mapping its keys.
+        ordered: whether each stands for something by its place, so that a set will not do.
+
+    Raises:
+        TypeError: one string, bytes, or a set where their order counts; or an item that is no string, by its index.
+    """
+    if isinstance(ids, str | bytes) or (ordered and isinstance(ids, Set) and not isinstance(ids, KeysView)):
+        hint = f"; put it in a list: [{ids!r}]" if isinstance(ids, str) else ""
+        raise TypeError(f"ids must be a list of strings, got {type(ids).__name__}{hint}")
+    names = list(ids)
+    wrong = next((i for i, name in enumerate(names) if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise TypeError(f"id {wrong} must be a string, got {type(names[wrong]).__name__}")
+    return names
 
 
 def is_blank(text: str, index: int, empty: str) -> bool:

@@ -37,6 +37,8 @@ from echo_core.template import TEMPLATES
         ("overlap", 256, "smaller than max_tokens=256"),
         ("dimension", 0, "at least 1"),
         ("dimension", True, "at least 1"),
+        ("centre", (True, False), "finite numbers"),
+        ("query_centre", [0.5, float("nan")], "finite numbers"),
     ],
 )
 def test_a_wrong_field_is_refused_with_its_name_rule_and_value(field: str, value: Any, message: str):

@@ -89,6 +89,8 @@ def test_rare_tokens_weigh_more_by_bm25s_formula():
         ({"queries": "wide"}, "queries must be one of"),
         ({"taken_out": "u2"}, "taken_out must be one of 'mean', 'u1'"),
         ({"idf": 1}, "idf must be one of True, False"),
+        ({"shared": (True, 0.5)}, "shared must be a tuple of finite numbers"),
+        ({"query_shared": [float("inf")]}, "query_shared must be a tuple of finite numbers"),
         ({"top": 4}, "SparseOptions has no field 'top'"),
     ],
 )

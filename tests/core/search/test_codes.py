@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from forked import needs_fork
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,3 +208,59 @@ def test_a_folder_without_an_index_or_with_another_files_is_refused(index, tmp_p
     (folder / "index.json").write_text(json.dumps({**told, "ids": told["ids"][:-1]}))
     with pytest.raises(ModelError, match="do not belong together"):
         CodeIndex.load(folder)
+
+
+@pytest.mark.parametrize("ids", ["ab", b"ab", {"a", "b"}, [1, 2]], ids=lambda ids: type(ids).__name__)
+def test_what_is_no_list_of_ids_is_refused(index, ids):
+    """Of one string each letter became an id, and was removed as one."""
+    with pytest.raises(TypeError, match=r"ids? .*must be a(?: list of)? string"):
+        index.add(ids, vectors(2))
+    for call in (lambda: index.remove("id-3"), lambda: index.search(vectors(1), within="id-3")):
+        with pytest.raises(TypeError, match=r"got str; put it in a list: \['id-3'\]"):
+            call()
+    assert len(index) == 500
+
+
+def test_ids_may_be_the_keys_of_a_dict_and_any_string(index, tmp_path):
+    """A lone surrogate was accepted, and then nothing could be saved any more."""
+    index.add({"a": 1, "\ud800": 2}, vectors(2, seed=3))
+    index.add({"b": 1}.keys(), vectors(1, seed=4))
+    index.save()
+    assert CodeIndex.load(tmp_path / "index").search(vectors(2, seed=3), k=1)[0] == [["a"], ["\ud800"]]
+
+
+def test_a_relative_folder_is_found_after_a_change_of_the_working_directory(tmp_path, monkeypatch):
+    """The vectors were sought from wherever the process was at a search."""
+    monkeypatch.chdir(tmp_path)
+    index = CodeIndex("index")
+    index.add(names(500), vectors())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert index.search(vectors()[:1], k=1)[0] == [["id-0"]]
+    index.save()
+    assert len(CodeIndex.load(tmp_path / "index")) == 500
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np
+from echo_core.search.codes import CodeIndex
+
+index, many = CodeIndex(sys.argv[1]), np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
+index.add(map(str, range(20_000)), many)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    index.add([f"new {number}" for number in range(5000)], many[:5000] + 0.1)
+    os._exit(index.search(many[:1], k=1)[0] != [["0"]])
+print(os.waitpid(child, 0)[1], index.search(many[:1], k=1)[0])
+"""
+
+
+@needs_fork
+def test_a_forked_child_adds_and_searches(tmp_path):
+    """It waited for ever for threads of faiss that only its parent has."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # these tests leave torch one, and then faiss has one too
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "index")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout == "0 [['0']]\n", done.stderr

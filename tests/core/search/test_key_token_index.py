@@ -63,7 +63,7 @@ def assert_same(index, plain, queries):
 def test_rare_tokens_of_a_query_weigh_more_where_the_space_says_so():
     rows, queries = rows_of(6), rows_of(2, seed=1)
     index = KeyTokenIndex(IDF)
-    index.add("abcdef", rows)
+    index.add([*"abcdef"], rows)
     weighed = queries.toarray() * inverse_document_frequency(rows)
     assert np.allclose(index.scores(queries), weighed @ rows.toarray().T, atol=1e-5)
 
@@ -122,6 +122,26 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r"ids must be in the index, got \['x'\]"):
         index.remove(["a", "x"])
     assert len(index) == 2
+
+
+@pytest.mark.parametrize("ids", ["ab", b"ab", {"a", "b"}, [1, 2]], ids=lambda ids: type(ids).__name__)
+def test_what_is_no_list_of_ids_is_refused(ids):
+    """Of one string each letter became the id of a document."""
+    index = KeyTokenIndex(SPACE)
+    with pytest.raises(TypeError, match=r"ids? .*must be a(?: list of)? string"):
+        index.add(ids, rows_of(2))
+    index.add(["a", "b"], rows_of(2))
+    with pytest.raises(TypeError, match="ids must be a list of strings, got str"):
+        index.remove("ab")
+    assert index.ids == ("a", "b")
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    """NaN stood in the scores of its document for every query."""
+    index, wrong = KeyTokenIndex(SPACE), rows_of(1)
+    wrong.data[0] = np.nan
+    with pytest.raises(ConfigError, match="rows must be finite"):
+        index.add(["a"], wrong)
 
 
 def test_an_empty_index_finds_nothing():
