@@ -100,6 +100,17 @@ class Fusion:
         return {part: getattr(self, part) for part in PARTS if getattr(self, part) > 0}
 
 
+def check_fusion(fusion: object) -> Fusion:
+    """The fusion, if that is what it is: asked before a model runs.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(fusion, Fusion):
+        raise TypeError(f"fusion must be a Fusion, got {type(fusion).__name__}; Fusion(dense=1.0, bm25=1.0) is one")
+    return fusion
+
+
 # What was measured to serve, see docs/search.md: questions that reuse the texts' words, and vectors that are as good as
 # can be, to which words as they are written only add noise.
 SHARED_WORDS = Fusion(dense=1.0, bm25=1.0)

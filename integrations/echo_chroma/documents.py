@@ -102,14 +102,23 @@ def sync_documents(
     Raises:
         ValueError: the "source" of a text is none of ``sources``; and what ``add_documents`` raises.
     """
-    if isinstance(sources, str | bytes):
-        raise TypeError(f"sources must be a list of strings, got one; put it in a list: [{sources!r}]")
-    within = None if sources is None else list(sources)
+    within = None if sources is None else _listed(sources)
     run = Run(collection, batch_size, dry_run)
     records = read_records(texts, metadatas, ids, variables)
     run.write(records if within is None else _of_sources(records, within), _count(texts), ids is not None)
     run.delete_others(within)
     return Synced(**run.counts)
+
+
+def _listed(sources: Iterable[str]) -> list[str]:
+    if isinstance(sources, str | bytes):
+        raise TypeError(f"sources must be a list of strings, got one; put it in a list: [{sources!r}]")
+    listed = list(sources)
+    if None in listed:  # the store would say so after all is embedded
+        raise TypeError(
+            "sources must be strings, got None: texts without one are synchronised by a call without sources"
+        )
+    return listed
 
 
 def _of_sources(records: Iterable[Record], sources: Container[str]) -> Iterator[Record]:

@@ -20,8 +20,8 @@ from echo_chroma.store import reaching
 from echo_chroma.vectors import cosines_of
 from echo_core.errors import check_integer
 from echo_core.methods.finish import unit
-from echo_core.search.hybrid import Fusion, fuse_candidates
-from echo_core.sparse_options import SparseOptions
+from echo_core.search.hybrid import Fusion, check_fusion, fuse_candidates
+from echo_core.sparse_options import SparseOptions, check_sparse_options
 from echo_core.text.inputs import check_collection, check_text
 
 DEFAULT, SPARSE = Fusion(), SparseOptions()
@@ -60,11 +60,14 @@ def hybrid_query(
 
     Raises:
         EmbeddingSpaceMismatch: the collection holds vectors of another space.
+        TypeError: no list of queries, or ``fusion`` or ``sparse`` is something else.
         ImportError: the extra ``hybrid`` is not installed.
         StoreError: the store does not answer.
         Exception: what ``EchoEncoder.encode_queries`` raises.
     """
     check_integer("n_results", n_results, 1)
+    check_fusion(fusion)
+    check_sparse_options(sparse)
     texts = [check_text(text, index) for index, text in enumerate(check_collection(queries))]
     function = function_of(collection)
     check_stored_space(collection, function.stored_space)

@@ -53,7 +53,7 @@ def read_records(
     varying = {name: column for name, column in (variables or {}).items() if name not in fixed}
     named = {f"variable {name!r}": column for name, column in varying.items()}
     for name, column in {"metadatas": metadatas, "ids": ids, **named}.items():
-        _check_column(name, column, texts)
+        check_column(name, column, texts)
     if isinstance(ids, Sized):  # no stream: it can be read twice
         check_ids(ids)
     values = (dict(zip(varying, row, strict=True)) for row in zip(*varying.values(), strict=True)) if varying else None
@@ -115,7 +115,13 @@ def _is_kept(value: object) -> bool:
     return math.isfinite(value) if isinstance(value, float) else not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
-def _check_column(name: str, column: object, texts: object) -> None:
+def check_column(name: str, column: object, texts: object) -> None:
+    """Return if a column is None, or an ordered collection that may have an item for each text.
+
+    Raises:
+        TypeError: one string, bytes, a mapping, a set, a table, or something that cannot be iterated.
+        ValueError: it is known to have more or fewer items than there are texts.
+    """
     if column is None:
         return
     flat = isinstance(column, Iterable) and getattr(column, "ndim", 1) == 1

@@ -51,10 +51,12 @@ def create_app(
 
     Raises:
         VariableError: a template has variables that no request can give a value.
-        ConfigError: an empty key, or an option that is wrong.
+        ConfigError: an empty key, one string for ``hosts``, or an option that is wrong.
     """
     if api_key is not None and not api_key.strip():
         raise ConfigError("api_key must not be blank; leave it out to ask for none")
+    if isinstance(hosts, str):
+        raise ConfigError(f"hosts must be a list of names, got one string; put it in a list: [{hosts!r}]")
     load = Load(limits or Limits())
     service = Service(settle(config), runtime or Runtime(), name, load)
     app = FastAPI(title="echo-server", lifespan=_loading(service), docs_url=None, redoc_url=None)

@@ -19,7 +19,7 @@ from langchain_core.embeddings import Embeddings
 from echo_chroma import EchoEmbeddingFunction
 from echo_chroma.collection import check_opened, collection_options
 from echo_chroma.documents import BATCH
-from echo_chroma.records import Record, read_records
+from echo_chroma.records import Record, check_column, read_records
 from echo_chroma.run import batches
 from echo_chroma.store import open_store, reaching
 from echo_chroma.switch import complete_switch
@@ -101,10 +101,25 @@ class EchoChroma(Chroma):
             StoreError: the store does not answer; says what is stored.
         """
         texts = list(check_collection(texts))  # type: ignore[arg-type]
+        check_column("ids", ids, texts)
         given: list[str | None] = [None] * len(texts) if ids is None else [*ids]
         ids = [str(uuid.uuid4()) if id is None else id for id in given]
         self._put([*read_records(texts, metadatas or None, ids, None)], _MADE if None in given else "")
         return ids
+
+    def add_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
+        """The ids of the documents, stored like ``add_texts``; a stream of them will do."""
+        return cast(list[str], super().add_documents(_listed(documents), **kwargs))
+
+    @classmethod
+    def from_documents(cls, documents: Iterable[Document], *args: Any, **kwargs: Any) -> EchoChroma:
+        """A store, opened or created like ``from_texts``, to which the documents are added."""
+        return cast(EchoChroma, super().from_documents(_listed(documents), *args, **kwargs))
+
+    @classmethod
+    async def afrom_documents(cls, documents: Iterable[Document], *args: Any, **kwargs: Any) -> EchoChroma:
+        """``from_documents`` without blocking the event loop."""
+        return cast(EchoChroma, await super().afrom_documents(_listed(documents), *args, **kwargs))
 
     def update_documents(self, ids: list[str], documents: list[Document]) -> None:
         """Embed the documents and put them, with their metadata, in place of those that have the ids.
@@ -112,9 +127,11 @@ class EchoChroma(Chroma):
         Raises:
             ValueError: the collection has no such id; nothing is embedded then. Otherwise like ``add_texts``.
         """
-        texts, metadatas = zip(*((document.page_content, document.metadata) for document in documents), strict=True)
+        given = _listed(documents)
+        texts, metadatas = ([getattr(each, name) for each in given] for name in ("page_content", "metadata"))
         records = [*read_records(texts, metadatas, ids, None)]
-        unknown = {*ids} - {*self.get([*ids], include=[])["ids"]}
+        asked = [record.id for record in records]
+        unknown = {*asked} - {*(self.get(asked, include=[])["ids"] if asked else ())}
         if unknown:
             raise EchoError(f"ids must be in the collection, got {sorted(unknown)[:5]}; add_documents adds new ones")
         self._put(records)
@@ -169,6 +186,22 @@ class EchoChroma(Chroma):
                 vectors = cast(Embeddings, self._embedding_function).embed_documents(columns["text"])
             ids, texts, metadatas = columns.values()
             put_vectors(self._client, self._collection, ids, vectors, texts, metadatas, first, note)
+
+
+def _listed(documents: Iterable[Document]) -> list[Document]:
+    """The documents as a list: LangChain goes through them several times, and a stream would be over after the first.
+
+    Raises:
+        TypeError: they come in no ordered collection, or one is something else; names its index.
+    """
+    check_column("documents", documents, None)
+    given = list(documents)
+    wrong = next((i for i, each in enumerate(given) if not isinstance(each, Document)), None)
+    if wrong is not None:
+        raise TypeError(
+            f"document {wrong} must be a Document, got {type(given[wrong]).__name__}; add_texts takes texts"
+        )
+    return given
 
 
 def _echo(embeddings: Embeddings | None) -> EchoEmbeddings:

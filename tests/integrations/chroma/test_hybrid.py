@@ -232,6 +232,10 @@ def test_what_is_asked_wrongly_is_refused(ephemeral, config, runtime, other_llam
         hybrid_query(opened, "storm")
     with pytest.raises(ConfigError, match="n_results must be an integer of at least 1, got 0"):
         hybrid_query(opened, QUERIES, 0)
+    with pytest.raises(TypeError, match="fusion must be a Fusion, got dict"):
+        hybrid_query(opened, QUERIES, fusion={"bm25": 1})
+    with pytest.raises(TypeError, match="options must be SparseOptions, got dict"):  # it was ignored
+        hybrid_query(opened, QUERIES, sparse={"k": 3})
     other = chromadb.EphemeralClient().get_collection("notes", embedding_function=None)
     other._embedding_function = open_collection(
         ephemeral, "others", EchoConfig(str(other_llama)), runtime

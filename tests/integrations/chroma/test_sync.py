@@ -96,6 +96,8 @@ def test_a_text_of_a_source_that_is_not_among_them_is_refused_and_nothing_is_del
         sync_documents(collection, ["x", "y"], [{"source": "a.md"}, {"source": "b.md"}], sources=["a.md"])
     with pytest.raises(TypeError, match="put it in a list"):
         sync_documents(collection, [], sources="a.md")
+    with pytest.raises(TypeError, match="sources must be strings, got None"):  # Chroma's error came after the texts
+        sync_documents(collection, ["x"], sources=[None])
     assert collection.count() == 4
 
 

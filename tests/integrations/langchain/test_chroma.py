@@ -290,6 +290,35 @@ async def test_what_is_no_list_of_texts_is_refused_in_every_entrance(embeddings,
         await EchoChroma.afrom_texts(wrong, embeddings, client=client)
 
 
+@pytest.mark.usefixtures("no_embedding")
+@pytest.mark.parametrize("wrong", ["ab", {"a": 1, "b": 2}, {"a", "b"}], ids=lambda wrong: type(wrong).__name__)
+async def test_what_is_no_list_of_ids_or_documents_is_refused(embeddings, client, wrong):
+    """The letters of one string became the ids of two texts."""
+    store = EchoChroma("notes", embeddings, client=client)
+    for call in (
+        lambda: store.add_texts(["x", "y"], ids=wrong),
+        lambda: EchoChroma.from_texts(["x", "y"], embeddings, ids=wrong, client=client),
+        lambda: store.update_documents(wrong, [Document("x"), Document("y")]),
+    ):
+        with pytest.raises(TypeError, match="ids must be a list"):
+            call()
+    for call in (
+        lambda: store.add_documents(wrong),
+        lambda: EchoChroma.from_documents(wrong, embeddings, client=client),
+        lambda: store.update_documents(["a", "b"], wrong),
+    ):
+        with pytest.raises(TypeError, match="documents must be a list"):
+            call()
+    with pytest.raises(TypeError, match="documents must be a list"):
+        await store.aadd_documents(wrong)
+    with pytest.raises(TypeError, match="documents must be a list"):
+        await EchoChroma.afrom_documents(wrong, embeddings, client=client)
+    with pytest.raises(TypeError, match="document 1 must be a Document, got str"):
+        store.add_documents([Document("a"), "b"])
+    store.update_documents([], [])
+    assert store.get()["ids"] == []
+
+
 # ---- records are replaced --------------------------------------------------------------------------------------------
 
 
@@ -298,6 +327,24 @@ def test_a_stream_of_texts_is_stored_with_ids_that_are_made_where_none_are_given
     ids = store.add_texts(iter(TEXTS), ids=["a", None, "c"])
     assert (ids[0], ids[2], len({*ids})) == ("a", "c", 3)
     assert sorted(store.get()["documents"]) == sorted(TEXTS)
+
+
+async def test_a_stream_of_documents_is_stored_whole_with_its_metadata(embeddings, client):
+    """LangChain looks for ids first, and the stream was over then: nothing was stored, without a word."""
+    store = EchoChroma("notes", embeddings, client=client)
+
+    def stream(name):
+        return (Document(f"{name} {number}", metadata={"n": number}) for number in range(2))
+
+    assert len(store.add_documents(stream("first"))) == 2
+    assert len(await store.aadd_documents(stream("second"))) == 2
+    EchoChroma.from_documents(stream("third"), embeddings, client=client, collection_name="notes")
+    await EchoChroma.afrom_documents(stream("fourth"), embeddings, client=client, collection_name="notes")
+    kept = store.get()
+    assert sorted(kept["documents"]) == [
+        f"{name} {n}" for name in ("first", "fourth", "second", "third") for n in (0, 1)
+    ]
+    assert sorted(metadata["n"] for metadata in kept["metadatas"]) == [0] * 4 + [1] * 4
 
 
 def test_a_document_can_be_updated_without_metadata(embeddings, client):

@@ -210,6 +210,15 @@ async def test_what_is_no_list_of_nodes_is_refused(store, wrong):
         await store.async_add(wrong)
 
 
+async def test_a_stream_of_nodes_and_none_at_all_are_taken(store):
+    """A stream was over after the vectors: Chroma said that ids are missing, as it did of no nodes."""
+    two = [TextNode(text=text, id_=text, embedding=[1.0, 0.0]) for text in "ab"]
+    assert store.add(node for node in two[:1]) == ["a"]
+    assert await store.async_add(iter(two[1:])) == ["b"]
+    assert store.add([]) == []
+    assert store.client.count() == 2
+
+
 def test_an_added_node_takes_the_place_of_the_one_with_its_id(store):
     """Chroma's ``add`` ignores an id that it has: the new text was lost without a word."""
     store.add([TextNode(text="old", id_="a", embedding=[1.0, 0.0], metadata={"page": 1, "draft": True})])

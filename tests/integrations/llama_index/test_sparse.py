@@ -183,3 +183,6 @@ def test_the_hybrid_retriever_gives_records_that_others_stored_and_takes_no_othe
         EchoHybridRetriever(index.vector_store, 0)
     with pytest.raises(TypeError, match="vector_store must be an EchoChromaVectorStore, got ChromaVectorStore"):
         EchoHybridRetriever(ChromaVectorStore(chroma_collection=collection))
+    for wrong, kind in (("filters", "MetadataFilters"), ("fusion", "a Fusion"), ("sparse", "SparseOptions")):
+        with pytest.raises(TypeError, match=f"must be {kind}, got dict"):
+            EchoHybridRetriever(index.vector_store, **{wrong: {"bm25": 1}})

@@ -6,6 +6,7 @@ import hmac
 
 import pytest
 
+from echo_core import ConfigError
 from echo_server.access import LOCAL, OPEN, is_loopback
 
 KEY = "s3cret-ключ"
@@ -65,6 +66,12 @@ def test_a_local_server_answers_to_local_names_alone(make_client, host, status):
     """A foreign page whose name resolves to 127.0.0.1 asks for that name; a bracket can only begin an address."""
     with make_client(hosts=LOCAL) as client:
         assert client.get("/search", headers={"Host": host}).status_code == status
+
+
+def test_one_string_for_hosts_is_refused(make_client):
+    """Each of its letters was a host, and the server answered to none that anybody asked for."""
+    with pytest.raises(ConfigError, match=r"hosts must be a list of names, got one string; .*\['vectors.example'\]"):
+        make_client(hosts="vectors.example")
 
 
 @pytest.mark.parametrize(

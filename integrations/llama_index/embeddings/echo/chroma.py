@@ -66,6 +66,9 @@ class EchoChromaVectorStore(ChromaVectorStore):
         if self._drift is not None:
             way_out = "echo_chroma.migrate makes it a store of the new vectors; or open it with the stored options"
             raise EmbeddingSpaceMismatch(f"a store opened with drift= can be searched, not written to; {way_out}")
+        nodes = list(nodes)  # a stream would be over after the vectors
+        if not nodes:
+            return []
         vectors = [node.get_embedding() for node in nodes]
         texts = [node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
         metadatas = [node_to_metadata_dict(node, remove_text=True, flat_metadata=self.flat_metadata) for node in nodes]

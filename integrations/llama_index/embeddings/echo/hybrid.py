@@ -15,7 +15,8 @@ from llama_index.vector_stores.chroma.base import _to_chroma_filter
 from echo_chroma import hybrid_query
 from echo_core import SparseOptions
 from echo_core.errors import check_integer
-from echo_core.search.hybrid import Fusion
+from echo_core.search.hybrid import Fusion, check_fusion
+from echo_core.sparse_options import check_sparse_options
 from llama_index.embeddings.echo.chroma import EchoChromaVectorStore
 
 
@@ -48,17 +49,21 @@ class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
 
         Raises:
             ConfigError: ``similarity_top_k`` is less than 1.
-            TypeError: another kind of store.
+            TypeError: another kind of store, of filters or of options.
         """
         check_integer("similarity_top_k", similarity_top_k, 1)
         if not isinstance(vector_store, EchoChromaVectorStore):
             rule = f"vector_store must be an EchoChromaVectorStore, got {type(vector_store).__name__}"
             raise TypeError(f"{rule}; open_chroma_vector_store opens one")
+        if not isinstance(filters, MetadataFilters | None):
+            raise TypeError(f"filters must be MetadataFilters, got {type(filters).__name__}")
+        fusion = check_fusion(Fusion() if fusion is None else fusion)
+        sparse = check_sparse_options(SparseOptions() if sparse is None else sparse)
         super().__init__(**retriever)
         self._collection = vector_store._collection
         self.similarity_top_k = similarity_top_k
         self._options: dict[str, Any] = {"where": None if filters is None else _to_chroma_filter(filters)}
-        self._options |= {"fusion": fusion or Fusion(), "sparse": sparse or SparseOptions()}
+        self._options |= {"fusion": fusion, "sparse": sparse}
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         found = hybrid_query(self._collection, [query_bundle.query_str], self.similarity_top_k, **self._options)
