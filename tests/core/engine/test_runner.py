@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
@@ -98,6 +100,19 @@ def test_rows_beyond_the_length_at_which_phi_rotates_otherwise_leave_the_others_
     plain = AutoModel.from_pretrained(folder, dtype=torch.float32)
     expected = plain(torch.from_numpy(rows[1].ids)[None]).last_hidden_state[0, 10:].mean(dim=0)
     torch.testing.assert_close(alone[1], expected, atol=1e-5, rtol=1e-4)
+
+
+@needs_fork
+@forks
+def test_a_fork_waits_for_a_step_under_way(runner: Runner):
+    """A child that was forked in the middle of a batch had what the batch was changing half changed."""
+    release = threading.Event()
+    thread = held_by_another_thread(runner.lock, release)
+    threading.Timer(0.3, release.set).start()
+    started = time.monotonic()
+    assert passes_in_child(lambda: len(runner.run(ROWS[-1:])) == 1)
+    assert time.monotonic() - started >= 0.25
+    thread.join()
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(runner: Runner, monkeypatch):

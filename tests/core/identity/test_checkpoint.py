@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ConfigError, ModelError
+from echo_core.identity import files
 from echo_core.identity.checkpoint import (
     CONFIG_FILE,
     find_checkpoint,
@@ -172,6 +174,22 @@ def test_a_kill_while_files_are_put_in_place_is_noticed(copy: Path, other: Path,
         save_checkpoint(other, EchoConfig(str(other)), copy)
     with pytest.raises(ModelError, match=r"must hold echo_config\.json"):
         load_config(copy)
+
+
+def test_a_model_is_on_the_disk_before_it_takes_the_place_of_an_older_one(copy: Path, other: Path, monkeypatch):
+    """A power cut could leave renamed files whose content was never written."""
+    synced, replace, fsync = set[int](), os.replace, os.fsync
+    monkeypatch.setattr(files.os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), fsync(file)))
+    replaced = []
+
+    def checked(source: Path, target: Path) -> None:
+        replaced.append(Path(source).stat().st_ino in synced)
+        replace(source, target)
+
+    monkeypatch.setattr("echo_core.identity.checkpoint.os.replace", checked)
+    save_checkpoint(other, EchoConfig(str(other)), copy)
+    assert len(replaced) >= len([*other.iterdir()])
+    assert all(replaced)
 
 
 def test_saving_over_an_older_model_removes_what_would_be_read_of_it(copy: Path, other: Path):

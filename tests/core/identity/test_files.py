@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from echo_core.errors import ModelError
+from echo_core.identity import files
 from echo_core.identity.files import built_once, read_json, write_json, write_whole
 
 
@@ -27,6 +28,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(monkeypatch):
+    """A power cut could leave a folder that looks built, with files that were never written."""
+    synced, fsync = set[int](), os.fsync
+    monkeypatch.setattr(files.os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), fsync(file)))
+    rename, were = Path.rename, list[bool]()
+
+    def checked(folder: Path, target: Path) -> Path:
+        were.append((folder / "done").stat().st_ino in synced)
+        return rename(folder, target)
+
+    monkeypatch.setattr(Path, "rename", checked)
+    built_once("kind", "synced", is_whole, lambda folder: (folder / "done").write_text("built"))
+    assert were == [True]
 
 
 def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path):

@@ -13,6 +13,7 @@ from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 from hypothesis import given
 from hypothesis import strategies as st
 
+import echo_chroma.store
 from echo_chroma import open_client, store
 from echo_chroma.store import open_store, reaching, record_bytes, store_in_parts
 from echo_core import EchoError, StoreError, TextTooLongError
@@ -110,10 +111,12 @@ def half_made(folder):
     return folder / "chroma.sqlite3"
 
 
-def test_a_client_is_opened_when_another_process_has_made_the_tables(tmp_path):
+def test_a_client_is_opened_when_another_process_has_made_the_tables(tmp_path, monkeypatch):
     """Two processes that made a store in the same folder: one died of "table collections already exists"."""
-    threading.Timer(0.3, half_made(tmp_path / "store").unlink).start()
+    broken, waits = half_made(tmp_path / "store"), []
+    monkeypatch.setattr(echo_chroma.store.time, "sleep", lambda wait: (waits.append(wait), broken.unlink()))
     assert open_client(tmp_path / "store").list_collections() == []
+    assert waits == [echo_chroma.store._WAITS[0]]
 
 
 def test_a_store_that_cannot_be_made_raises_chromas_error_and_can_be_opened_once_mended(tmp_path):
