@@ -93,6 +93,31 @@ def test_texts_of_evaluation_files_and_near_duplicates_are_left_out(scripts, tmp
     assert seen.takes("something else altogether, in other words than those before it")
 
 
+def test_the_guide_s_vectors_are_kept_for_its_own_texts_and_made_anew_where_the_file_is_cut_off(
+    scripts, tmp_path: Path, monkeypatch
+):
+    """A kill while they were written ended every later run, and other texts got the vectors of the first ones."""
+    made = []
+
+    def embedded(texts: list[str], guide: str, device: str):
+        made.append((texts, guide))
+        return np.full((len(texts), 2), len(made), dtype=np.float16)
+
+    monkeypatch.setattr(scripts.corpus, "_embedded", embedded)
+    kept = tmp_path / "texts.guide.npz"
+
+    def first(*texts: str, guide: str = "guide") -> float:
+        return scripts.corpus.guide_vectors([*texts], guide, kept, "cpu")[0, 0]
+
+    assert [first("a", "b"), first("a", "b")] == [1, 1]
+    assert [first("a", "c"), first("a", "c", guide="other")] == [2, 3]
+    for content in (kept.read_bytes()[:-30], b"", b"something else"):
+        kept.write_bytes(content)
+        assert first("a", "c", guide="other") == len(made)
+        assert first("a", "c", guide="other") == len(made)
+    assert len(made) == 6
+
+
 def test_a_passage_that_the_guide_finds_as_near_as_the_own_one_costs_nothing(scripts):
     eye = torch.eye(4)
     queries, passages = eye[:2], torch.stack([eye[0], eye[1], eye[0]])  # the third passage is the first once more

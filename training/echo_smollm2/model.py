@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from echo_core.engine.batches import Batch, pack_rows, pad_rows
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.pooling import pool_spans
 from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint
-from echo_core.identity.files import write_json
+from echo_core.identity.files import read_json, write_json
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.rows import Row
 from echo_core.text.tokenizer import TextTokenizer
@@ -131,8 +130,7 @@ class Student:
         """
         self.peft.save_pretrained(folder)
         path = folder / "adapter_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(path, dict(sorted({**read_json(path), "base_model_name_or_path": base_name}.items())))
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty card
         said = {name: getattr(self.recipe, name) for name in ("query_template", "document_template", "pooling")}
         write_json(folder / CONFIG_FILE, EchoConfig(**said).to_dict())
