@@ -53,10 +53,7 @@ def create_app(
         VariableError: a template has variables that no request can give a value.
         ConfigError: an empty key, one string for ``hosts``, or an option that is wrong.
     """
-    if api_key is not None and not api_key.strip():
-        raise ConfigError("api_key must not be blank; leave it out to ask for none")
-    if isinstance(hosts, str):
-        raise ConfigError(f"hosts must be a list of names, got one string; put it in a list: [{hosts!r}]")
+    _check_access(api_key, hosts)
     load = Load(limits or Limits())
     service = Service(settle(config), runtime or Runtime(), name, load)
     app = FastAPI(title="echo-server", lifespan=_loading(service), docs_url=None, redoc_url=None)
@@ -69,6 +66,13 @@ def create_app(
     app.add_middleware(Access, key=api_key, hosts=hosts)
     app.add_middleware(Measured, metrics=metrics)  # the last one added stands first
     return app
+
+
+def _check_access(api_key: str | None, hosts: Collection[str] | None) -> None:
+    if api_key is not None and not api_key.strip():
+        raise ConfigError("api_key must not be blank; leave it out to ask for none")
+    if isinstance(hosts, str):
+        raise ConfigError(f"hosts must be a list of names, got one string; put it in a list: [{hosts!r}]")
 
 
 def settle(config: EchoConfig | str | os.PathLike[str] | None) -> EchoConfig:
