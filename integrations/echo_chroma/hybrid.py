@@ -65,9 +65,7 @@ def hybrid_query(
         StoreError: the store does not answer.
         Exception: what ``EchoEncoder.encode_queries`` raises.
     """
-    check_integer("n_results", n_results, 1)
-    check_fusion(fusion)
-    check_sparse_options(sparse)
+    _check_options(n_results, fusion, sparse)
     texts = [check_text(text, index) for index, text in enumerate(check_collection(queries))]
     function = function_of(collection)
     check_stored_space(collection, function.stored_space)
@@ -81,6 +79,12 @@ def hybrid_query(
                 words.refresh(collection, function)
             worded = words.scores(texts, rows)
         return _answers(reads, vectors, worded, len(texts), n_results, fusion)
+
+
+def _check_options(n_results: object, fusion: object, sparse: object) -> None:
+    check_integer("n_results", n_results, 1)
+    check_fusion(fusion)
+    check_sparse_options(sparse)
 
 
 def _encoded(
