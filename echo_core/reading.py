@@ -183,7 +183,7 @@ class Reading:
 
     def _read(self, vectors: Vectors, k: int, merged: bool) -> list[list[Word]]:
         count = min(len(self._head), k * TOKENS_A_WORD if merged else k)
-        ids, scores = top_tokens(vectors, self._head, count)
+        ids, scores = top_tokens(vectors, self._head, count, by_direction=True)
         token = self._engine.tokenizer.token
         rows = zip(ids.tolist(), scores.tolist(), map(np.any, vectors), strict=True)  # a blank text has none
         found = [([token(i) for i in row] if said else [], weights if said else []) for row, weights, said in rows]

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("bm25s")
 
-from benchmarks.quality import hybrid, scores
+from benchmarks.quality import hybrid, scores, words
 from echo_core.search.hybrid import Fusion
 
 ROOT = Path(__file__).parents[2]
@@ -39,3 +39,22 @@ def test_what_no_ranking_found_has_no_fused_score():
     fused = hybrid.fused(parts, Fusion(candidates=1))[0]
     assert fused[[1, 2]].max() < -1e8
     assert fused[[0, 3]].min() > -1e8
+
+
+def test_a_texts_own_words_are_known_in_every_form():
+    text = "The regulators considered changing these rules for bees."
+    assert words.own_words(text, ["Regulations", "bee", "rule", "the", "honey", "change"]) == [
+        "Regulations",
+        "bee",
+        "rule",
+        "change",
+    ]
+
+
+def test_the_words_of_a_file_are_printed_and_counted(tmp_path, capsys):
+    file = tmp_path / "texts.txt"
+    file.write_text("Bees shiver to keep the hive warm.\n\nThe court ruled that the tenant must leave.\n")
+    words.main(["--texts", str(file)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[-1].endswith("of 2 texts: 3 of 10 words their own")

@@ -46,11 +46,12 @@ def test_the_tokens_of_an_explanation_are_the_text_itself(encoder: EchoEncoder, 
 
 
 @pytest.mark.parametrize("family", ["llama", "smollm", "gemma3"])
-def test_words_are_the_best_rows_of_the_head_for_the_state_less_the_samples_mean(model_folder, family):
+def test_words_are_the_nearest_rows_of_the_head_to_the_state_less_the_samples_mean(model_folder, family):
     folder = model_folder(family)
     encoder = encoder_of(folder)
     tensors = load_file(folder / "model.safetensors")
     head = tensors.get("lm_head.weight", tensors.get("model.embed_tokens.weight")).double().numpy()
+    head /= np.maximum(np.linalg.norm(head, axis=1, keepdims=True), 1e-12)
     raw = encoder.raw()
     state = raw.encode_documents([PLAIN[0]])[0] - raw.encode_documents(sample_texts()).mean(axis=0)
     best = np.argsort(-(head @ state.astype(np.float64)))[:5]

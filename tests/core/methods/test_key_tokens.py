@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import echo_core.methods.key_tokens
-from echo_core.methods.key_tokens import merge_tokens, token_scores, top_tokens
+from echo_core.methods.key_tokens import merge_tokens, top_tokens
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 50), st.integers(1, 9))
@@ -24,13 +24,20 @@ def test_the_top_tokens_are_those_of_the_whole_product_whatever_the_blocks(texts
     expected = np.sort(whole, axis=1)[:, ::-1][:, :count]
     assert np.abs(scores.numpy() - expected).max() <= 1e-4
     assert np.abs(np.take_along_axis(whole, ids.numpy(), axis=1) - expected).max() <= 1e-4
-    assert np.abs(token_scores(vectors, head, ids[0].numpy())[0] - expected[0]).max() <= 1e-4
 
 
 def test_only_allowed_tokens_are_given():
     head, allowed = torch.eye(5), torch.tensor([False, True, False, True, True])
     ids, _ = top_tokens(np.array([[9, 1, 8, 3, 2]], dtype=np.float32), head, 3, allowed)
     assert ids.tolist() == [[3, 4, 1]]
+
+
+def test_by_direction_a_long_row_of_the_head_is_no_nearer_for_its_length():
+    head, vector = torch.tensor([[4.0, 3.0], [1.0, 0.0]]), np.array([[2, 0]], dtype=np.float32)
+    assert top_tokens(vector, head, 2)[0].tolist() == [[0, 1]]
+    ids, scores = top_tokens(vector, head, 2, by_direction=True)
+    assert ids.tolist() == [[1, 0]]
+    assert scores[0].tolist() == pytest.approx([2.0, 1.6])
 
 
 def test_variants_of_a_word_become_one_and_pieces_join_it_or_go():
