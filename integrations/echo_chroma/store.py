@@ -26,6 +26,7 @@ from echo_core.forks import process_lock
 CALL_BYTES = 32 << 20  # a server takes 40 MiB in one call (chromadb 1.5.9, measured), and does not tell
 _TOO_LARGE = re.compile(r"(?i)too large|length limit|\b413\b")  # Chroma's words, and those of proxies
 _WAITS = (0.1, 0.4, 1.6)  # seconds; migrations of a new store take about 0.1
+_IN_THE_MAKING = re.compile("already exists|database is locked")  # by another process: Chroma's words, and SQLite's
 _FAILURES = (httpx.HTTPError, InternalError, RateLimitError)
 
 T = TypeVar("T")
@@ -139,7 +140,7 @@ def open_store(folder: str, make: Callable[[], T], waits: Sequence[float] = _WAI
             raise
         except InternalError as error:
             SharedSystemClient._identifier_to_system.pop(folder, None)  # half made, and given out again otherwise
-            if not waits or "already exists" not in str(error):  # "table collections already exists"
+            if not waits or not _IN_THE_MAKING.search(str(error)):
                 raise
         time.sleep(waits[0])
         return open_store(folder, make, waits[1:])

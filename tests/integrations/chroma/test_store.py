@@ -119,6 +119,19 @@ def test_a_client_is_opened_when_another_process_has_made_the_tables(tmp_path, m
     assert waits == [echo_chroma.store._WAITS[0]]
 
 
+@pytest.mark.parametrize("said", ["table collections already exists", "(code: 5) database is locked"])
+def test_a_store_that_another_process_is_making_is_tried_again(said):
+    """Of four processes that made 60 stores at once, seven were told that the database is locked."""
+    failures = [InternalError(said)] * 2
+
+    def make():
+        if failures:
+            raise failures.pop()
+        return "opened"
+
+    assert open_store("folder", make, waits=[0.01, 0.01]) == "opened"
+
+
 def test_a_store_that_cannot_be_made_raises_chromas_error_and_can_be_opened_once_mended(tmp_path):
     """Chroma keeps a client that failed to start, and hands it out: 'RustBindingsAPI' object has no attribute …"""
     broken, folder = half_made(tmp_path / "store"), str(tmp_path / "store")
