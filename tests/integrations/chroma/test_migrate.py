@@ -313,6 +313,7 @@ def test_killed_at_twenty_random_moments_nothing_is_lost(kind, config, changed, 
 
     chance = random.Random(0)
     texts = [f"{text}, told for the {number}th time" for number in range(10) for text in TEXTS[: SAMPLE // 10]]
+    ids = [f"id-{number}" for number in range(len(texts))]
     fields = json.dumps({k: v for k, v in dataclasses.asdict(changed).items() if v is not None})
     with contextlib.ExitStack() as stack:
         if kind == "server":
@@ -321,33 +322,31 @@ def test_killed_at_twenty_random_moments_nothing_is_lost(kind, config, changed, 
         else:
             where = str(tmp_path / "store")
             connect = lambda: _reopened(where)  # noqa: E731
-        made = open_collection(connect(), "notes", config, runtime)
-        add_documents(made, texts, ids=[f"id-{number}" for number in range(len(texts))])
-        kills = 0
+        add_documents(open_collection(connect(), "notes", config, runtime), texts, ids=ids)
+        kills, length = 0, None  # seconds that a run takes which nobody kills: the first one
         while kills < 20:
             process = subprocess.Popen([sys.executable, "-c", RUN, where, fields], stdout=subprocess.PIPE, text=True)
             assert process.stdout.readline() == "starts\n"
-            end = time.monotonic() + chance.uniform(0, 12)
+            start = time.monotonic()
+            end = start + (chance.uniform(0, length) if length else 120)
             while time.monotonic() < end and process.poll() is None:
                 if kind == "server":
                     _asked(connect(), changed, runtime)
                 time.sleep(0.05)
+            length = length or time.monotonic() - start
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
             process.wait()
             _asked(connect(), changed, runtime)
             if process.returncode == 0:  # done: back to the start, for the kills that are left
-                client = connect()
-                client.delete_collection("notes")
-                add_documents(
-                    open_collection(client, "notes", config, runtime), texts, ids=[f"id-{n}" for n in range(len(texts))]
-                )
+                connect().delete_collection("notes")
+                add_documents(open_collection(connect(), "notes", config, runtime), texts, ids=ids)
         subprocess.run([sys.executable, "-c", RUN, where, fields], check=True, stdout=subprocess.PIPE)
         client = connect()
         assert [one.name for one in client.list_collections()] == ["notes"]
         found = client.get_collection("notes").get(include=["documents", "embeddings"])
-        assert dict(zip(found["ids"], found["documents"], strict=True)) == {f"id-{n}": t for n, t in enumerate(texts)}
+        assert dict(zip(found["ids"], found["documents"], strict=True)) == dict(zip(ids, texts, strict=True))
         fresh = shared_encoder(changed, runtime).encode_documents(found["documents"])
         assert np.allclose(np.stack(found["embeddings"]), fresh, atol=1e-5)
 
