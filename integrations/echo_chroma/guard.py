@@ -22,13 +22,26 @@ from echo_core.search import DriftMap
 _FRAMES = 16  # from the function up to the collection's method; Chroma puts tracing and validation between them
 
 
+def check_is_collection(collection: object) -> None:
+    """Return if it is a collection of Chroma, which a name or a client is often given in place of.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(collection, CollectionCommon):
+        rule = "collection must be a collection of Chroma, as open_collection gives it"
+        raise TypeError(f"{rule}, got {type(collection).__name__}")
+
+
 def check_stored_space(collection: CollectionCommon[Any], space: Mapping[str, Any]) -> None:
     """Return if the collection holds vectors of ``space``.
 
     Raises:
         EmbeddingSpaceMismatch: it holds others, or does not say which; names what differs.
         ConfigError: the function stored in it cannot be read.
+        TypeError: it is no collection.
     """
+    check_is_collection(collection)
     check_space(_stored_space(collection), space, f"Chroma collection {collection.name!r}{_made_with(collection)}")
 
 
@@ -42,7 +55,9 @@ def stored_space(collection: CollectionCommon[Any]) -> dict[str, Any]:
 
     Raises:
         EmbeddingSpaceMismatch: the collection does not say it.
+        TypeError: it is no collection.
     """
+    check_is_collection(collection)
     return read_space(_stored_space(collection), f"Chroma collection {collection.name!r}")
 
 

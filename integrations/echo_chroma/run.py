@@ -11,10 +11,10 @@ from chromadb.api.models.Collection import Collection
 
 from echo_chroma.changes import Stored, compare
 from echo_chroma.function import EchoEmbeddingFunction
-from echo_chroma.guard import check_stored_space
+from echo_chroma.guard import check_is_collection, check_stored_space
 from echo_chroma.records import Record, note_id
 from echo_chroma.store import reaching, record_bytes, store_in_parts
-from echo_core.errors import EchoError, TextError, check_integer
+from echo_core.errors import EchoError, TextError, check_choice, check_integer
 from echo_core.progress import one_bar
 
 BATCH_CHARACTERS = 4_000_000  # a batch of long texts ends here: what a kill costs stays minutes
@@ -29,6 +29,7 @@ class Run:
     def __init__(self, collection: Collection, batch_size: int, dry_run: bool = False) -> None:
         """Check the collection; raises like ``add_documents``."""
         check_integer("batch_size", batch_size, 1)
+        check_choice("dry_run", dry_run, (True, False))
         self.counts: Counter[str] = Counter()  # by the fields of Synced
         self._collection, self._batch_size, self._dry_run = collection, batch_size, dry_run
         self._function = function_of(collection)
@@ -120,6 +121,7 @@ def batches(records: Iterable[Record], count: int) -> Iterator[list[Record]]:
 
 def function_of(collection: Collection) -> EchoEmbeddingFunction:
     """The function that the collection was opened with, else the one rebuilt from its stored config."""
+    check_is_collection(collection)
     function = collection._embedding_function
     if not isinstance(function, EchoEmbeddingFunction):
         function = collection.configuration.get("embedding_function")

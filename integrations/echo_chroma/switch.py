@@ -15,6 +15,7 @@ from chromadb.api.client import Client
 from chromadb.api.models.Collection import Collection
 from chromadb.errors import ChromaError, NotFoundError
 
+from echo_chroma.guard import check_is_collection
 from echo_core.identity.space import fingerprint
 
 OLD = "{}.was"
@@ -28,6 +29,7 @@ def filling_name(name: str, space: Mapping[str, Any]) -> str:
 
 def client_of(collection: Collection) -> ClientAPI:
     """A client of the store that the collection is in, with its tenant and database."""
+    check_is_collection(collection)
     system = collection._client._system
     return Client.from_system(system, tenant=collection.tenant, database=collection.database)
 

@@ -7,6 +7,7 @@ import chromadb
 import numpy as np
 import pytest
 
+import echo_chroma
 from echo_chroma import EchoEmbeddingFunction, add_documents, open_collection
 from echo_core import ConfigError, EchoEncoder, EmbeddingSpaceMismatch, Runtime, shared_encoder
 
@@ -146,3 +147,20 @@ def test_a_stored_config_of_another_form_is_our_error(stored, ephemeral, config)
     ephemeral.get_collection("foreign").modify(metadata={"echo_fingerprint": EchoEncoder(config).fingerprint})
     mended = open_collection(ephemeral, "foreign", config, Runtime("cpu", "float32"))
     assert add_documents(mended, ["the sea rises"]).added == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda wrong: echo_chroma.add_documents(wrong, ["a text"]),
+        lambda wrong: echo_chroma.sync_documents(wrong, ["a text"]),
+        lambda wrong: echo_chroma.hybrid_query(wrong, ["a text"]),
+        echo_chroma.migrate,
+        echo_chroma.fit_drift,
+        echo_chroma.check_collection,
+    ],
+)
+@pytest.mark.parametrize("wrong", ["notes", None, chromadb.EphemeralClient], ids=["name", "none", "client"])
+def test_a_name_or_a_client_in_place_of_a_collection_is_refused(call, wrong):
+    with pytest.raises(TypeError, match="collection must be a collection of Chroma, as open_collection gives it, got"):
+        call(wrong)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_chroma import Synced, add_documents, document_id, open_collection, sync_documents
-from echo_core import EchoEncoder, EchoError
+from echo_core import ConfigError, EchoEncoder, EchoError
 
 OLD = {"a.md": ["the sea rises", "twice a day"], "b.md": ["bread dough rests"], "c.md": ["a chain wants oil"]}
 NEW = {"a.md": ["the sea rises", "and falls"], "new.md": ["bread dough rests"], "d.md": ["bees shiver"]}
@@ -216,3 +216,8 @@ def test_a_process_killed_while_it_synchronises_again_and_again_leaves_nothing_t
     found = sorted([text, str({key: metadata[key] for key in ("source", "place")})] for text, metadata in rows)
     assert found == expected
     assert np.isfinite(stored["embeddings"]).all()
+
+
+def test_a_dry_run_is_yes_or_no(collection):
+    with pytest.raises(ConfigError, match="dry_run must be"):
+        sync_documents(collection, ["a text"], dry_run="no")
