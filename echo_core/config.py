@@ -102,11 +102,9 @@ class EchoConfig:
     def _check_instruction(self) -> None:
         """Write the words of a named one into the templates, so that the fingerprint holds the words themselves."""
         if self.instruction is not None and "instruction" not in self.template_variables():
-            rule = "must not be set where no template has {instruction}"
-            way_out = "leave it out, or set query_template='instructed'"
-            raise ConfigError(f"instruction {rule}, got {self.instruction!r}; {way_out}")
-        named = named_instruction(self.instruction)
-        if named is not None:
+            rule, way_out = "no template has {instruction}", "leave it out, or set query_template='instructed'"
+            raise ConfigError(f"instruction must not be set where {rule}, got {self.instruction!r}; {way_out}")
+        if named := named_instruction(self.instruction):
             for role in ROLES:
                 object.__setattr__(self, f"{role}_template", with_instruction(self.template(role), named.of(role)))
             object.__setattr__(self, "instruction", None)
@@ -122,10 +120,9 @@ class EchoConfig:
         check_integer("overlap", self.overlap, 0)
         if self.overlap >= self.max_tokens:
             raise ConfigError(f"overlap must be smaller than max_tokens={self.max_tokens}, got {self.overlap}")
-        if self.dimension is not None:
-            check_integer("dimension", self.dimension, 1)
-        if self.prepend_layers is not None:
-            check_integer("prepend_layers", self.prepend_layers, 1)
+        for name in ("dimension", "prepend_layers"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
         if self.quantization is not None:
             object.__setattr__(self, "quantization", _checked_quantization(self.quantization))
         if self.rope_scaling is not None:
@@ -245,8 +242,7 @@ def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
     known = [knob.name for knob in dataclasses.fields(cls)]
     unknown = sorted(set(fields) - set(known))
     if unknown:
-        wrong = ", ".join(map(repr, unknown))
-        raise ConfigError(f"{cls.__name__} has no field {wrong}; its fields are {', '.join(known)}")
+        raise ConfigError(f"{cls.__name__} has no field {str(unknown)[1:-1]}; its fields are {', '.join(known)}")
 
 
 def _check_text_or_none(name: str, value: object) -> None:
