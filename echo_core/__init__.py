@@ -18,10 +18,10 @@ _HOMES = {
     "shared_encoder": "encoder",
     "EchoConfig": "config",
     "Runtime": "config",
-    "SparseOptions": "sparse_options",
+    "SparseOptions": "methods.sparse_options",
     "TEMPLATES": "template",
-    "INSTRUCTIONS": "instructions",
-    "PRESETS": "released",
+    "INSTRUCTIONS": "options.instructions",
+    "PRESETS": "options.released",
     "tune": "tuning.search",
     "Tuning": "tuning.search",
     "check_space": "identity.space",
@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from echo_core.identity.space import check_space as check_space
     from echo_core.identity.space import space_metadata as space_metadata
     from echo_core.identity.space import space_of as space_of
-    from echo_core.instructions import INSTRUCTIONS as INSTRUCTIONS
-    from echo_core.released import PRESETS as PRESETS
-    from echo_core.sparse_options import SparseOptions as SparseOptions
+    from echo_core.methods.sparse_options import SparseOptions as SparseOptions
+    from echo_core.options.instructions import INSTRUCTIONS as INSTRUCTIONS
+    from echo_core.options.released import PRESETS as PRESETS
     from echo_core.template import TEMPLATES as TEMPLATES
     from echo_core.tuning.search import Tuning as Tuning
     from echo_core.tuning.search import tune as tune

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
-from echo_core.instructions import INSTRUCTED, named_instruction, with_instruction
-from echo_core.released import PRESETS
-from echo_core.rope_scaling import checked_scaling
+from echo_core.options.instructions import INSTRUCTED, named_instruction, with_instruction
+from echo_core.options.released import PRESETS
+from echo_core.options.rope_scaling import checked_scaling
 from echo_core.template import parse_template, resolve_template
 
 ROLES = ("query", "document")
@@ -69,7 +69,7 @@ class EchoConfig:
     normalize: bool = _preset_or(True)  # unit length
     quantization: Mapping[str, Any] | None = None  # of the weights at load, as to_dict() of transformers' configs says
     base: str | None = None  # of an adapter: its base model, like ``model``; None: the one that the adapter names
-    rope_scaling: Mapping[str, Any] | None = None  # longer rows than the model's length, see rope_scaling.py
+    rope_scaling: Mapping[str, Any] | None = None  # longer rows than the model's length, see options/
 
     def __post_init__(self) -> None:
         """Fill presets and defaults in, then check every field.

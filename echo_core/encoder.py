@@ -21,7 +21,7 @@ from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.presets import preset_for
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
 from echo_core.methods.finish import Vectors, mean_direction, raw_config
-from echo_core.sparse import Sparse
+from echo_core.reading.sparse import Sparse
 from echo_core.text.inputs import Variables, check_text
 
 

@@ -20,7 +20,7 @@ from echo_core.errors import TemplateError
 
 # Prompts: arXiv 2402.15449 (echo, classical, fine-tuned pair) and arXiv 2307.16645 (PromptEOL). "prepending" and
 # "echo-prepending" go with EchoConfig(prepend_layers=…); PromptEOL and "prepending" with pooling="last". "situated":
-# encode_documents(chunks, variables={"context": surroundings}), see situated.py.
+# encode_documents(chunks, variables={"context": surroundings}), see search/situated.py.
 TEMPLATES: dict[str, str] = {
     "echo": "Rewrite the following paragraph: {text}. The rewritten paragraph: [[{text}]]",
     "classical": "Write a paragraph: [[{text}]]",

@@ -28,9 +28,9 @@ from benchmarks.quality.scores import Score, score_classifier, score_gain, score
 from echo_core import INSTRUCTIONS, TEMPLATES, EchoConfig, EchoEncoder, Runtime, space_of
 from echo_core.config import ROLES
 from echo_core.identity.checkpoint import find_checkpoint
-from echo_core.instructions import Instruction, with_instruction
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import finish
+from echo_core.options.instructions import Instruction, with_instruction
 
 RESULTS = Path(__file__).parents[1] / "results"
 Vectors = NDArray[np.float32]

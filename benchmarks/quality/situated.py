@@ -28,7 +28,7 @@ from benchmarks.quality.scores import score_gain, score_rankings
 from benchmarks.quality.systems import chunk_ranges
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.methods.finish import unit
-from echo_core.situated import encode_after, situated_template
+from echo_core.search.situated import encode_after, situated_template
 
 RESULTS = Path(__file__).parents[1] / "results"
 ALPHAS = (0.25, 0.5, 1.0, 2.0)

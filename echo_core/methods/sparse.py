@@ -16,7 +16,7 @@ from torch import Tensor
 from echo_core.methods.finish import Vectors
 from echo_core.methods.key_tokens import top_tokens
 from echo_core.methods.sparse_matrix import Row
-from echo_core.sparse_options import SparseOptions
+from echo_core.methods.sparse_options import SparseOptions
 
 TEXTS = 512  # whose scores are there at one time
 PROMPTREPS_SCALE = 100  # of its weights, which it rounds to whole numbers

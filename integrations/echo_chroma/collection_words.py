@@ -25,10 +25,10 @@ from echo_core.config import EchoConfig
 from echo_core.errors import EmbeddingSpaceMismatch, StoreError
 from echo_core.forks import ForkSafe, process_lock
 from echo_core.identity.files import cache_folder
+from echo_core.methods.sparse_options import SparseOptions
 from echo_core.search.bm25 import BM25Index
 from echo_core.search.hybrid import Scores, best
 from echo_core.search.key_token_index import KeyTokenIndex
-from echo_core.sparse_options import SparseOptions
 
 SAVED_EVERY = 4096  # texts whose key tokens a kill can cost
 SETTLED = 2.0  # seconds; a file system's clock may give one time to two writes that are nearer than this

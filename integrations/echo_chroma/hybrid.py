@@ -20,8 +20,8 @@ from echo_chroma.store import reaching
 from echo_chroma.vectors import cosines_of
 from echo_core.errors import check_integer
 from echo_core.methods.finish import unit
+from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
 from echo_core.search.hybrid import Fusion, check_fusion, fuse_candidates
-from echo_core.sparse_options import SparseOptions, check_sparse_options
 from echo_core.text.inputs import check_collection, check_text
 
 DEFAULT, SPARSE = Fusion(), SparseOptions()

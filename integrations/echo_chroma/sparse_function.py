@@ -17,7 +17,7 @@ from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, StoreError
 from echo_core.identity.space import check_space, space_metadata
 from echo_core.methods.sparse_matrix import listed_rows
-from echo_core.sparse_options import SparseOptions, check_sparse_options
+from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -14,7 +14,7 @@ from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.files import local_path
 from echo_core.identity.presets import preset_for
 from echo_core.methods.embed_filter import filter_basis
-from echo_core.released import SHIPPED
+from echo_core.options.released import SHIPPED
 from echo_sentence_transformers.finish import EchoFinish, finish_matrix, needs_matrix
 from echo_sentence_transformers.pooling import EchoPooling
 from echo_sentence_transformers.transformer import EchoTransformer

@@ -19,7 +19,7 @@ from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import read_head
 from echo_core.methods.finish import raw_config
 from echo_core.methods.key_tokens import SHARED, sample_texts
-from echo_core.sparse_options import SparseOptions, check_sparse_options
+from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
 from echo_sentence_transformers.build import build_modules
 from echo_sentence_transformers.card import rewrite_card
 from echo_sentence_transformers.features import WholeText, WholeTexts, mark_texts

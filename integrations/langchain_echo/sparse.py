@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
 
 from echo_core import SparseOptions
 from echo_core.methods.sparse_matrix import listed_rows
-from echo_core.sparse_options import check_sparse_options
+from echo_core.methods.sparse_options import check_sparse_options
 from langchain_echo.embeddings import EchoEmbeddings
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, EchoError, TemplateError
-from echo_core.instructions import INSTRUCTIONS
-from echo_core.released import PRESETS
+from echo_core.options.instructions import INSTRUCTIONS
+from echo_core.options.released import PRESETS
 from echo_core.template import TEMPLATES
 
 

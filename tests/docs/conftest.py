@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_models import build_model
 
-from echo_core.released import SHIPPED
+from echo_core.options.released import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 # The names that the pages load, and the family that such a model belongs to. The code that finds a name on the Hub runs

@@ -13,7 +13,7 @@ from echo_core.errors import ConfigError
 from echo_core.methods.key_tokens import SHARED
 from echo_core.methods.sparse import own_words, sparse_rows
 from echo_core.methods.sparse_matrix import inverse_document_frequency, to_csr
-from echo_core.sparse_options import TAKEN_OUT, SparseOptions
+from echo_core.methods.sparse_options import TAKEN_OUT, SparseOptions
 
 pytest.importorskip("scipy")
 

@@ -15,8 +15,8 @@ from llama_index.vector_stores.chroma.base import _to_chroma_filter
 from echo_chroma import hybrid_query
 from echo_core import SparseOptions
 from echo_core.errors import check_integer
+from echo_core.methods.sparse_options import check_sparse_options
 from echo_core.search.hybrid import Fusion, check_fusion
-from echo_core.sparse_options import check_sparse_options
 from llama_index.embeddings.echo.chroma import EchoChromaVectorStore
 
 

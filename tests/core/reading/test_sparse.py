@@ -12,7 +12,7 @@ from nasty_texts import PLAIN
 from echo_core import ConfigError, EchoEncoder, EmptyTextError
 from echo_core.identity.space import fingerprint
 from echo_core.methods.key_tokens import sample_texts
-from echo_core.sparse_options import SparseOptions
+from echo_core.methods.sparse_options import SparseOptions
 
 pytest.importorskip("scipy")
 

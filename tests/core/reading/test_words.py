@@ -46,18 +46,21 @@ def test_the_tokens_of_an_explanation_are_the_text_itself(encoder: EchoEncoder, 
 
 
 @pytest.mark.parametrize("family", ["llama", "smollm", "gemma3"])
-def test_words_are_the_nearest_rows_of_the_head_to_the_state_less_the_samples_mean(model_folder, family):
+def test_tokens_are_the_best_rows_of_the_head_for_the_state_less_the_samples_mean(model_folder, family):
     folder = model_folder(family)
     encoder = encoder_of(folder)
     tensors = load_file(folder / "model.safetensors")
     head = tensors.get("lm_head.weight", tensors.get("model.embed_tokens.weight")).double().numpy()
-    head /= np.maximum(np.linalg.norm(head, axis=1, keepdims=True), 1e-12)
     raw = encoder.raw()
     state = raw.encode_documents([PLAIN[0]])[0] - raw.encode_documents(sample_texts()).mean(axis=0)
     best = np.argsort(-(head @ state.astype(np.float64)))[:5]
     found = encoder.words([PLAIN[0]], k=5, merged=False)[0]
     assert [word.word for word in found] == [encoder._engine.tokenizer.token(int(i)) for i in best]
     assert [word.weight for word in found] == pytest.approx((head[best] @ state).tolist(), rel=1e-3)
+    lengths = np.maximum(np.linalg.norm(head, axis=1), 1e-12)
+    (first, *_) = encoder.words([PLAIN[0]], k=5)[0]  # for a reader rows count by their direction
+    id = encoder._engine.tokenizer.encode([first.tokens[0]], True)[0][-1]
+    assert first.weight == pytest.approx((head[id] @ state) / lengths[id], rel=1e-3)
 
 
 def test_words_of_the_embedded_model_are_about_the_text():

@@ -15,8 +15,8 @@ from echo_core.methods.finish import Vectors, finish, raw_config
 from echo_core.methods.key_tokens import SHARED
 from echo_core.methods.sparse import needs_words, own_words, sparse_rows
 from echo_core.methods.sparse_matrix import to_csr
-from echo_core.reading import Reading
-from echo_core.sparse_options import SparseOptions, check_sparse_options
+from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
+from echo_core.reading.words import Reading
 from echo_core.text.inputs import Variables, check_collection, check_text
 
 if TYPE_CHECKING:

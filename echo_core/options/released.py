@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "models"
 
 # The two checkpoints released with arXiv 2402.15449, with the templates of its reference code: 300 tokens a saying,
 # the end token pooled.

@@ -9,7 +9,7 @@ from encoders import encoder_of
 from oracle import PIECES, open_oracle
 
 from echo_core import ConfigError, EchoEncoder, EmptyTextError, TextTooLongError, VariableError
-from echo_core.situated import encode_situated, situated_template
+from echo_core.search.situated import encode_situated, situated_template
 from echo_core.template import TEMPLATES
 
 CHUNKS = ["It shivers to keep warm.", "In spring it swarms.", "The hive is quiet.", "Nobody knows why."]

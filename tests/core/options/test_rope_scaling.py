@@ -11,7 +11,7 @@ from encoders import FP32
 
 from echo_core import ConfigError, EchoConfig, EchoEncoder, space_of
 from echo_core.identity.space import fingerprint
-from echo_core.rope_scaling import KINDS, checked_scaling
+from echo_core.options.rope_scaling import KINDS, checked_scaling
 
 YARN = {"rope_type": "yarn", "factor": 4}
 FULL: dict[str, dict[str, Any]] = {

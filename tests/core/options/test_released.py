@@ -12,7 +12,7 @@ from echo_core import EchoConfig, ModelError
 from echo_core.identity.adapters import base_of, is_adapter
 from echo_core.identity.checkpoint import find_checkpoint, locate, with_absolute_model
 from echo_core.identity.presets import preset_for
-from echo_core.released import PRESETS, SHIPPED
+from echo_core.options.released import PRESETS, SHIPPED
 
 
 @pytest.mark.parametrize("name", SHIPPED)
