@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.errors import ModelError
+from echo_core.errors import ModelError, StoreError
 from echo_core.identity.files import read_json, write_whole
 
 INDEX = "index.json"
@@ -51,11 +51,27 @@ def read_stored(folder: Path) -> tuple[Stored, Any]:
     return found, codes
 
 
+def check_latest(folder: Path, told: Stored) -> None:
+    """Return if nobody has saved since ``told`` was read or written: each save replaces the file of codes.
+
+    Raises:
+        StoreError: somebody has, and would lose what was saved.
+    """
+    if told.codes is not None:
+        latest = (folder / told.codes).is_file()
+    else:
+        latest = not (folder / INDEX).is_file() or read_json(folder / INDEX).get("codes") is None
+    if not latest:
+        rule = "must be written to by one process at a time, but was saved by another since it was opened here"
+        raise StoreError(f"{folder} {rule}; nothing of this is saved: load it again and repeat what is missing")
+
+
 def write_stored(folder: Path, told: Stored, codes: Any) -> None:
     """Save: the list of files is renamed into place last, then files that it does not name are deleted."""
     if codes is not None:
-        told.codes = f"codes-{os.urandom(4).hex()}.faiss"
-        write_whole(folder / told.codes, faiss.serialize_index(codes).tobytes())
+        name = f"codes-{os.urandom(4).hex()}.faiss"
+        write_whole(folder / name, faiss.serialize_index(codes).tobytes())
+        told.codes = name
     if told.vectors is not None:
         with (folder / told.vectors).open("rb") as file:
             os.fsync(file.fileno())
@@ -65,20 +81,32 @@ def write_stored(folder: Path, told: Stored, codes: Any) -> None:
             path.unlink()
 
 
-def append_rows(folder: Path, told: Stored, vectors: Vectors) -> None:
-    """Write vectors (N, D) after those that count."""
+def append_rows(folder: Path, told: Stored, vectors: Vectors) -> int:
+    """Write vectors (N, D) at the end of the file; the number of the first one's row.
+
+    What stands there and does not count is left: another process may be about to save it.
+    """
     if told.vectors is None:
         told.vectors = f"vectors-{os.urandom(4).hex()}.f32"
         (folder / told.vectors).touch()
+    width = 4 * vectors.shape[1]
     with (folder / told.vectors).open("r+b") as file:
-        file.truncate(4 * vectors.shape[1] * told.stored)
-        file.seek(0, os.SEEK_END)
+        start = max(told.stored, -(-file.seek(0, os.SEEK_END) // width))
+        file.seek(start * width)
         file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-    told.stored += len(vectors)
+    told.stored = start + len(vectors)
+    return start
 
 
 def rows_of(folder: Path, told: Stored) -> Vectors:
-    """The full vectors (rows, D), read from the disk as they are asked for."""
+    """The full vectors (rows, D), read from the disk as they are asked for.
+
+    Raises:
+        StoreError: their file is gone.
+    """
     if told.vectors is None or not told.stored:
         return np.zeros((0, told.dimension or 0), dtype=np.float32)
-    return np.memmap(folder / told.vectors, dtype="<f4", mode="r", shape=(told.stored, told.dimension or 0))
+    try:
+        return np.memmap(folder / told.vectors, dtype="<f4", mode="r", shape=(told.stored, told.dimension or 0))
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder} was compacted by another process since it was opened; load it again") from error

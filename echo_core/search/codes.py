@@ -24,8 +24,8 @@ from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, check_integer
 from echo_core.identity.files import local_path
 from echo_core.identity.space import check_space, space_metadata
 from echo_core.methods.finish import unit
-from echo_core.search.code_files import INDEX, Stored, append_rows, read_stored, rows_of, write_stored
-from echo_core.search.drift import DriftMap
+from echo_core.search.code_files import INDEX, Stored, append_rows, check_latest, read_stored, rows_of, write_stored
+from echo_core.search.drift import DriftMap, as_numbers, check_arguments
 from echo_core.search.faiss_codes import codes_round
 from echo_core.text.inputs import listed_ids
 
@@ -44,7 +44,7 @@ class CodeIndex:
         found, cosines = index.search(encoder.encode_queries(["…"]), k=10)
 
     What was added or removed lasts from ``save`` on; a process that ends before leaves the folder as it was saved last.
-    One process writes at a time. Codes are made round the mean of what is added first: let that be some hundred vectors
+    One process writes at a time: a second one's ``save`` raises StoreError. Codes are made round the mean of what is added first: let that be some hundred vectors
     that are like the others.
     """
 
@@ -65,8 +65,9 @@ class CodeIndex:
         Raises:
             EmbeddingSpaceMismatch: the index holds vectors of another space; or the map begins or ends elsewhere.
             ModelError: the folder's files are not those of an index.
-            ConfigError: ``drift`` without an index or a space.
+            ConfigError: ``drift`` without an index or a space, or what is no map or no space.
         """
+        check_arguments(space, drift)
         self._folder, self._drift = _absolute(folder), drift
         self._told = Stored(space=None if space is None else dict(space))
         self._codes: Any = None
@@ -102,6 +103,7 @@ class CodeIndex:
                 are not finite, or an id that is there already or twice; nothing is added then.
             TypeError: one string in place of ids, or an id that is none.
             EmbeddingSpaceMismatch: the index was opened with ``drift``.
+            StoreError: another process has saved the index since it was opened here.
         """
         self._check_writes()
         names, units = listed_ids(ids), self._units(vectors)
@@ -109,13 +111,13 @@ class CodeIndex:
         twice = [name for name, times in Counter(names).items() if times > 1 or name in known]
         if len(names) != len(units) or twice:
             rule = "must be strings that are new to the index, one a vector"
-            raise ConfigError(f"ids {rule}, got {len(names)} for {len(units)} vectors, again {twice[:5]}")
+            given = f"{len(names)} for {len(units)} vectors, again {twice[:5]}"
+            raise ConfigError(f"ids {rule}, got {given}; remove(ids) first to replace vectors")
         if not names:
             return
         if self._codes is None:
             self._told.dimension, self._codes = units.shape[1], codes_round(units)
-        start = self._told.stored
-        append_rows(self._folder, self._told, units)
+        start = append_rows(self._folder, self._told, units)
         self._codes.add(units)
         known.update(zip(names, range(len(self._ids), len(self._ids) + len(names)), strict=True))
         self._ids.extend(names)
@@ -154,7 +156,7 @@ class CodeIndex:
         """
         check_integer("k", k, 1)
         check_integer("rescored", rescored, 1)
-        given = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+        given = np.atleast_2d(as_numbers("vectors", vectors))
         queries = self._units(given if self._drift is None else self._drift(given))
         allowed = None if within is None else self._places_of(within)
         whole = rows_of(self._folder, self._told)
@@ -162,14 +164,20 @@ class CodeIndex:
         return [[self._ids[place] for place in places] for places, _ in answers], [scores for _, scores in answers]
 
     def save(self) -> None:
-        """Make what was added and removed lasting: all of it or, if the process ends in between, nothing."""
+        """Make what was added and removed lasting: all of it or, if the process ends in between, nothing.
+
+        Raises:
+            StoreError: another process has saved the index since it was opened here; nothing is written then.
+        """
+        check_latest(self._folder, self._told)
         self._told.ids, self._told.rows = self._ids, self._rows.tolist()
         write_stored(self._folder, self._told, self._codes)
 
     def compact(self) -> None:
         """Save, and give back the room on disk that removed vectors had."""
         if self._told.stored > len(self._ids):
-            kept = Stored(self._told.dimension, self._told.space)
+            check_latest(self._folder, self._told)
+            kept = Stored(self._told.dimension, self._told.space, codes=self._told.codes)
             whole = rows_of(self._folder, self._told)
             for start in range(0, len(self._rows), EXACT):
                 append_rows(self._folder, kept, np.asarray(whole[self._rows[start : start + EXACT]]))
@@ -201,7 +209,7 @@ class CodeIndex:
 
     def _units(self, vectors: ArrayLike) -> Vectors:
         """Vectors (N, D) of unit length, checked."""
-        given = np.asarray(vectors, dtype=np.float32)
+        given = as_numbers("vectors", vectors)
         width = self._told.dimension
         fits = given.ndim == 2 and given.shape[1] > 0 and (width is None or given.shape[1] == width or not len(given))
         if not fits or not np.isfinite(given).all():
@@ -234,6 +242,7 @@ class CodeIndex:
         if self._drift is not None:
             way_out = "open it with the space that it holds"
             raise EmbeddingSpaceMismatch(f"an index opened with drift= can be searched, not written to; {way_out}")
+        check_latest(self._folder, self._told)
 
 
 def _absolute(folder: str | os.PathLike[str]) -> Path:

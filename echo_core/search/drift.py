@@ -82,7 +82,8 @@ class DriftMap:
 
         Raises:
             TypeError: the texts are no list of strings.
-            ConfigError: fewer than 20 texts, arrays of another shape, or numbers that are not finite.
+            ConfigError: fewer than 20 texts, arrays of another shape, numbers that are not finite, or vectors that are
+                all the same.
         """
         check_choice("role", role, ROLES)
         listed = None if texts is None else [check_text(text, i) for i, text in enumerate(check_collection(texts))]
@@ -101,12 +102,14 @@ class DriftMap:
         A zero vector, which stands for an empty text, stays one.
 
         Raises:
-            ConfigError: vectors of another width.
+            ConfigError: vectors of another width, or numbers that are not finite.
         """
-        given = np.asarray(vectors, dtype=np.float32)
+        given = as_numbers("vectors", vectors)
         if given.ndim not in (1, 2) or given.shape[-1] != len(self.source):
             rule = f"must have {len(self.source)} numbers each, as those of the encoder that the map was fitted with"
             raise ConfigError(f"vectors {rule}, got the shape {given.shape}")
+        if not np.isfinite(given).all():
+            raise ConfigError("vectors must be finite, got NaN or infinity")
         mapped = (given - self.source) @ self.matrix + self.target
         lengths = np.linalg.norm(mapped, axis=-1, keepdims=True)
         empty = ~given.any(axis=-1, keepdims=True)
@@ -171,10 +174,38 @@ def _vectors(name: str, side: Encoder | ArrayLike, texts: list[str] | None, role
         if texts is None:
             raise ConfigError(f"texts must be given where {name} is an encoder, got None")
         side = side.encode_queries(texts) if role == "query" else side.encode_documents(texts)  # type: ignore[union-attr]
-    vectors = np.asarray(side, dtype=np.float64)
+    rule = "an encoder or finite vectors (N, D)"
+    vectors: Array = as_numbers(name, side, rule, np.float64)
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        raise ConfigError(f"{name} must be an encoder or finite vectors (N, D), got the shape {vectors.shape}")
+        raise ConfigError(f"{name} must be {rule}, got the shape {vectors.shape}")
+    if len(vectors) > 1 and not np.ptp(vectors, axis=0).any():
+        raise ConfigError(f"{name} must be vectors of different texts, got {len(vectors)} that are all the same")
     return vectors
+
+
+def as_numbers(name: str, value: Any, rule: str = "vectors", dtype: Any = np.float32) -> NDArray[Any]:
+    """The value as an array of ``dtype``; ``rule`` says what it must be.
+
+    Raises:
+        ConfigError: it is no array of real numbers, a text in place of its vector say.
+    """
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind not in "USMmc":  # strings, times and complex numbers, which NumPy would cast
+            return given.astype(dtype, copy=False)
+    except (TypeError, ValueError):
+        pass
+    kind = type(value).__name__
+    raise ConfigError(f"{name} must be {rule}, numbers as an encoder gives them, got {kind}")
+
+
+def check_arguments(space: object, drift: object) -> None:
+    """Raise ConfigError unless they are an encoder's space and a map, or None: what a store takes as such."""
+    if space is not None and not isinstance(space, Mapping):
+        raise ConfigError(f"space must be that of an encoder, encoder.space, got {type(space).__name__}")
+    if drift is not None and not isinstance(drift, DriftMap):
+        way_out = "make one by DriftMap.fit, or read it by DriftMap.load(path)"
+        raise ConfigError(f"drift must be a DriftMap, got {type(drift).__name__}; {way_out}")
 
 
 def _space(side: Encoder | ArrayLike, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

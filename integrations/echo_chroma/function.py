@@ -19,7 +19,7 @@ from echo_core.identity.checkpoint import find_checkpoint, with_absolute_model
 from echo_core.identity.presets import preset_for
 from echo_core.identity.space import check_space, describe_space, space_metadata
 from echo_core.identity.weights import weights_identity
-from echo_core.search import DriftMap
+from echo_core.search.drift import DriftMap, check_arguments
 
 if TYPE_CHECKING:
     from echo_core.encoder import EchoEncoder
@@ -62,6 +62,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
             ConfigError: an option is unknown, of the wrong type or out of range.
             ModelError: there is no model of this name.
         """
+        check_arguments(None, drift)
         self._given: Any = config if hasattr(config, "encode_queries") else None  # its class would import torch
         given: Any = getattr(self._given, "config", config)
         name = given if given is None or isinstance(given, EchoConfig) else os.fspath(given)

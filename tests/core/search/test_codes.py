@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("faiss")
 
-from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, ModelError
+from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, ModelError, StoreError
 from echo_core.search import DriftMap
 from echo_core.search import codes as module
 from echo_core.search.codes import CodeIndex
@@ -111,7 +111,7 @@ def test_what_was_saved_is_found_after_loading_and_what_was_not_is_not(index, tm
     assert len(loaded) == 500
     asked = vectors(5, seed=1)
     assert loaded.search(asked, rescored=100)[0] == exactly(asked, vectors())[0]
-    loaded.add(names(20, 600), vectors(20, seed=5))  # in the place of the rows that were never saved
+    loaded.add(names(20, 600), vectors(20, seed=5))  # after the rows that were never saved
     stored = np.concatenate([vectors(), vectors(20, seed=5)])
     ids = names(500) + names(20, 600)
     assert loaded.search(asked, rescored=100)[0] == exactly(asked, stored, ids=ids)[0]
@@ -190,6 +190,56 @@ def test_wrong_input_is_refused_and_changes_nothing(index):
         index.search(vectors(1), k=0)
     with pytest.raises(ConfigError, match=r"got \(1, 3\)"):
         index.search(np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("question", ["How do bees keep warm?", ["How?"], [[1.0], [1.0, 2.0]], None, [None]])
+def test_a_text_in_place_of_its_vector_is_refused_by_the_rule(index, question):
+    """It came to NumPy and ended in "could not convert string to float"."""
+    with pytest.raises(ConfigError, match="vectors must be"):
+        index.search(question)
+
+
+def test_an_encoder_in_place_of_its_space_and_a_path_in_place_of_a_map_are_refused(tmp_path):
+    """Both ended in a raw TypeError or AttributeError."""
+    with pytest.raises(ConfigError, match=r"space must be that of an encoder, encoder\.space, got object"):
+        CodeIndex(tmp_path, space=object())
+    with pytest.raises(ConfigError, match=r"drift must be a DriftMap, got str; make one .* DriftMap\.load"):
+        CodeIndex(tmp_path, space={}, drift="to-old.safetensors")
+
+
+def test_a_second_writer_neither_overwrites_vectors_nor_drops_what_the_first_one_saved(index, tmp_path):
+    """Its rows went where the first one's stood, and its save dropped the first one's ids without a word."""
+    index.save()
+    first, second = CodeIndex.load(tmp_path / "index"), CodeIndex.load(tmp_path / "index")
+    first.add(["first"], vectors(1, seed=7))
+    second.add(["second"], vectors(1, seed=8))
+    first.save()
+    for writes in (second.save, second.compact, lambda: second.add(["third"], vectors(1)), lambda: second.remove(["id-1"])):
+        with pytest.raises(StoreError, match="one process at a time.*load it again"):
+            writes()
+    assert second.search(vectors(1, seed=8), k=1)[0] == [["second"]]
+    kept = CodeIndex.load(tmp_path / "index")
+    assert len(kept) == 501
+    assert kept.search(vectors(1, seed=7), k=1)[0] == [["first"]]
+
+
+def test_two_that_begin_in_one_empty_folder_are_told_apart(tmp_path):
+    first, second = CodeIndex(tmp_path), CodeIndex(tmp_path)
+    for side in (first, second):
+        side.add(names(30), vectors(30))
+    first.save()
+    with pytest.raises(StoreError, match="one process at a time"):
+        second.save()
+
+
+def test_a_reader_is_told_when_another_process_has_compacted_the_index(index, tmp_path):
+    """It ended in a FileNotFoundError that named a file of ours."""
+    index.save()
+    reader = CodeIndex.load(tmp_path / "index")
+    index.remove(names(10))
+    index.compact()
+    with pytest.raises(StoreError, match="compacted by another process .* load it again"):
+        reader.search(vectors(1))
 
 
 def test_a_folder_without_an_index_or_with_another_files_is_refused(index, tmp_path):

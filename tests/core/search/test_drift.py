@@ -120,9 +120,20 @@ def test_wrong_input_is_refused_with_the_way_out(new, old):
         DriftMap.fit(new, stored[1:], TEXTS)
     with pytest.raises(ConfigError, match="old must be an encoder or finite vectors"):
         DriftMap.fit(new, np.full_like(stored, np.nan), TEXTS)
+    with pytest.raises(ConfigError, match="old must be an encoder or finite vectors .*, got str"):
+        DriftMap.fit(new, "the old model", TEXTS)
+    with pytest.raises(ConfigError, match="different texts, got 40 that are all the same"):
+        DriftMap.fit(new, np.zeros_like(stored), TEXTS)
     with pytest.raises(ConfigError, match="role must be one of"):
         DriftMap.fit(new, old, TEXTS, role="passage")
     with pytest.raises(ConfigError, match="at least 20"):
         DriftMap.fit(new, old, list(NASTY)[:3])
     with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
         DriftMap.fit(new, old, "a string whose letters would have been the texts")
+
+
+@pytest.mark.parametrize(("vectors", "told"), [(np.full(32, np.nan), "finite"), ("a text", "got str"), (None, "got")])
+def test_what_is_no_vector_is_not_mapped(drift, vectors, told):
+    """NaN came out as NaN, and a text ended in a raw ValueError."""
+    with pytest.raises(ConfigError, match=f"vectors must .*{told}"):
+        drift(vectors)
