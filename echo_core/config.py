@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
-from echo_core.options.instructions import INSTRUCTED, named_instruction, with_instruction
+from echo_core.options.instructions import INSTRUCTED, INSTRUCTIONS, named_instruction, with_instruction
 from echo_core.options.released import PRESETS
 from echo_core.options.rope_scaling import checked_scaling
 from echo_core.template import parse_template, resolve_template
@@ -102,8 +102,8 @@ class EchoConfig:
     def _check_instruction(self) -> None:
         """Write the words of a named one into the templates, so that the fingerprint holds the words themselves."""
         if self.instruction is not None and "instruction" not in self.template_variables():
-            rule, way_out = "no template has {instruction}", "leave it out, or set query_template='instructed'"
-            raise ConfigError(f"instruction must not be set where {rule}, got {self.instruction!r}; {way_out}")
+            rule = f"must be a name, {', '.join(INSTRUCTIONS)}, where no template has {{instruction}}"
+            raise ConfigError(f"instruction {rule}, got {self.instruction!r}; or set query_template='instructed'")
         if named := named_instruction(self.instruction):
             for role in ROLES:
                 object.__setattr__(self, f"{role}_template", with_instruction(self.template(role), named.of(role)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -12,9 +13,22 @@ from torch import Tensor
 from echo_core.engine.batches import Batch
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.runner import Runner
+from echo_core.errors import ConfigError
 from echo_core.text.rows import Row
 
 ROWS = 1024  # whose states at all layers are on the device at one time
+
+
+def listed_layers(layers: object) -> list[int]:
+    """The layers that a caller named, as a list.
+
+    Raises:
+        ConfigError: none, or what is no list of integers.
+    """
+    listed = list(layers) if isinstance(layers, Iterable) else []
+    if not listed or not all(isinstance(layer, Integral) and not isinstance(layer, bool) for layer in listed):
+        raise ConfigError(f"layers must be a list of at least one integer, as [1, -1], got {layers!r}")
+    return [int(layer) for layer in listed]
 
 
 def states_at(runner: Runner[Decoder], rows: Sequence[Row], layers: Sequence[int], pooling: str) -> NDArray[np.float32]:

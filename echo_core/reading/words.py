@@ -13,7 +13,7 @@ from torch import Tensor
 
 from echo_core.assembly import Engine, build_pipelines
 from echo_core.config import POOLINGS, ROLES, EchoConfig
-from echo_core.engine.layers import states_at
+from echo_core.engine.layers import listed_layers, states_at
 from echo_core.engine.pooling import POOLERS
 from echo_core.engine.statistics import Statistics
 from echo_core.errors import check_choice, check_integer
@@ -153,10 +153,10 @@ class Reading:
             variables: values of its further variables.
 
         Raises:
-            ConfigError: a layer that does not run, an unknown role or pooling.
+            ConfigError: no layer or one that does not run, an unknown role or pooling.
         """
         check_choice("pooling", pooling, (*POOLINGS, None))
-        read = range(1, self.layers + 1) if layers is None else layers
+        read = listed_layers(range(1, self.layers + 1) if layers is None else layers)
         kept = self._kept(texts, role, instruction, variables)
         states = states_at(self._engine.runner, kept.rows, read, pooling or self.config.pooling)
         spans = [span for row in kept.rows for span in row.spans]

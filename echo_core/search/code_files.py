@@ -91,7 +91,7 @@ def append_rows(folder: Path, told: Stored, vectors: Vectors) -> int:
         (folder / told.vectors).touch()
     width = 4 * vectors.shape[1]
     with (folder / told.vectors).open("r+b") as file:
-        start = max(told.stored, -(-file.seek(0, os.SEEK_END) // width))
+        start: int = max(told.stored, -(-file.seek(0, os.SEEK_END) // width))
         file.seek(start * width)
         file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
     told.stored = start + len(vectors)

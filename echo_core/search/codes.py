@@ -44,8 +44,8 @@ class CodeIndex:
         found, cosines = index.search(encoder.encode_queries(["…"]), k=10)
 
     What was added or removed lasts from ``save`` on; a process that ends before leaves the folder as it was saved last.
-    One process writes at a time: a second one's ``save`` raises StoreError. Codes are made round the mean of what is added first: let that be some hundred vectors
-    that are like the others.
+    One process writes at a time: a second one's ``save`` raises StoreError. Codes are made round the mean of what is
+    added first: let that be some hundred vectors that are like the others.
     """
 
     def __init__(

@@ -152,6 +152,8 @@ def check_options(
     Raises:
         ConfigError: they are not; or a variable has no column, or a column no variable.
     """
+    if not isinstance(columns, Columns):
+        raise ConfigError(f"columns must be Columns, got {columns!r}; write Columns(text={str(columns)!r}), say")
     check_choice("role", role, ROLES)
     check_choice("vector_dtype", vector_dtype, DTYPES)
     check_choice("on_error", on_error, ON_ERROR)

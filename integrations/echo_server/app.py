@@ -99,7 +99,7 @@ def _add_embeddings(app: FastAPI, service: Service, metrics: Metrics) -> None:
         vectors, tokens = await _unless_gone(request, work)
         metrics.texts.labels(role).inc(len(vectors))
         metrics.tokens.labels(role).inc(tokens)
-        given = (vectors, body.encoding_format, body.model, tokens)
+        given = (vectors, body.encoding_format or "float", body.model, tokens)
         written = embeddings_body(*given) if vectors.size < _SMALL else await asyncio.to_thread(embeddings_body, *given)
         return Response(written, media_type="application/json")
 

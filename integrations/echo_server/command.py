@@ -109,6 +109,8 @@ def read_key(file: Path | None) -> str | None:
         key = os.environ.get(KEY) if file is None else file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} must hold a key in UTF-8, got other bytes; write the key alone into it") from error
+    except OSError as error:
+        raise ConfigError(f"--api-key-file must be a file that can be read, got {file}: {error.strerror}") from error
     if key is not None and not key.strip():
         raise ConfigError(f"{file or KEY} must hold a key, but is blank")
     if key is not None and not key.strip().isprintable():  # which no header can carry
@@ -149,6 +151,8 @@ def _prepare(given: argparse.Namespace, config: EchoConfig, runtime: Runtime) ->
 
 def _passages(given: argparse.Namespace, config: EchoConfig, runtime: Runtime) -> ChromaPassages | None:
     if given.folder is None and given.collection is None:
+        if given.chroma is not None:
+            raise ConfigError("--chroma must come with what is searched there; give --collection or --folder too")
         return None
     from echo_server.indexing import index_folder, known_collection, open_store
 

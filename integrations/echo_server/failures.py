@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from echo_core.errors import EchoError, ModelError, NotFiniteError, StoreError, TextError, VariableError
+from echo_core.errors import EchoError, EmptyTextError, ModelError, NotFiniteError, StoreError, TextError, VariableError
 
 log = logging.getLogger("echo_server")
 
@@ -76,6 +76,8 @@ def answer_to(error: Exception) -> Response:
         return error_answer(error.status_code, str(error.detail), field, code, error.headers)
     if isinstance(error, RequestValidationError):
         return _invalid(error.errors()[0])
+    if isinstance(error, EmptyTextError):  # whose way out, an option of the config, no client has
+        return error_answer(422, f"text {error.index} must not be empty or blank; leave it out", "input")
     for kind, status, field in _CORE:
         if isinstance(error, kind):
             return error_answer(status, str(error), field)

@@ -42,6 +42,12 @@ def _unicode(value: str) -> str:
     return value
 
 
+def _said(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty or blank")
+    return value
+
+
 def _input_type(value: str | None) -> str | None:
     if value is not None and value not in INPUT_TYPES:
         raise ValueError(f"must be one of {', '.join(INPUT_TYPES)}")
@@ -49,6 +55,7 @@ def _input_type(value: str | None) -> str | None:
 
 
 Text = Annotated[str, AfterValidator(_unicode)]
+Question = Annotated[Text, AfterValidator(_said)]
 
 
 class _Body(BaseModel):
@@ -62,7 +69,7 @@ class EmbeddingsBody(_Body):
 
     model: Text
     input: Annotated[list[str], BeforeValidator(_texts), WithJsonSchema(_ONE_OR_SEVERAL)]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None  # None: float; clients send null for what is not set
     dimensions: Annotated[int, Field(ge=1)] | None = None
     input_type: Annotated[str | None, AfterValidator(_input_type)] = None  # a key of INPUT_TYPES
     instruction: Text | None = None  # value of the template's {instruction}
@@ -72,12 +79,12 @@ class EmbeddingsBody(_Body):
 class SearchBody(_Body):
     """The body of ``POST /search``."""
 
-    question: Text
+    question: Question
     count: Annotated[int, Field(ge=1, le=50)] = 5
 
 
 class ExplainBody(_Body):
     """The body of ``POST /search/explain``."""
 
-    question: Text
+    question: Question
     id: Text  # of a passage that a search gave

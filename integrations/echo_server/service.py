@@ -40,6 +40,7 @@ class Service:
 
         Raises:
             VariableError: the templates have variables that no request can give a value.
+            ConfigError: the name ends as the suffix of a role does.
         """
         others = config.template_variables() - {"text", "instruction"}
         if others:
@@ -47,6 +48,9 @@ class Service:
             raise VariableError(f"{rule}; no field of OpenAI's API could give them values")
         self.config, self.runtime, self.under_way = config, runtime, load
         self.name = name or (DEFAULT_NAME if config.model is None else Path(config.model).name)
+        if self.name.endswith(tuple(f":{role}" for role in ROLES)):
+            rule = "must not end in :query or :document, by which requests name a role"
+            raise ConfigError(f"the served name {rule}, got {self.name!r}; give another: --name, or create_app(name=…)")
         self.encoder: EchoEncoder | None = None
         self._of_dimension = lru_cache(_DIMENSIONS)(self._smaller)
 

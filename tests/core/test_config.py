@@ -115,6 +115,8 @@ def test_a_built_in_name_and_its_template_are_the_same_config():
 def test_an_instruction_that_no_template_uses_is_refused():
     with pytest.raises(ConfigError, match=r"no template has.*query_template='instructed'"):
         EchoConfig(instruction="Find it")
+    with pytest.raises(ConfigError, match=r"must be a name, retrieval, qa, .*got 'QA'"):  # a misspelt name
+        EchoConfig(instruction="QA")
     assert EchoConfig(query_template="finetuned-query", instruction="Find it").instruction == "Find it"
 
 

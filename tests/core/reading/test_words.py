@@ -145,6 +145,13 @@ def test_a_layer_or_pooling_that_is_not_there_is_refused(encoder: EchoEncoder):
         encoder.encode_layers(PLAIN, pooling="max")
 
 
+@pytest.mark.parametrize("layers", [[], "12", 2, [1.0], [True]], ids=str)
+def test_what_is_no_list_of_layers_is_refused(encoder: EchoEncoder, layers):
+    """They came to torch, and ended in its errors."""
+    with pytest.raises(ConfigError, match=r"layers must be a list of at least one integer, as \[1, -1\], got"):
+        encoder.encode_layers(PLAIN, layers)
+
+
 def test_a_passage_that_cannot_be_explained_is_named_by_its_index_before_any_is(encoder: EchoEncoder, monkeypatch):
     """Each was explained as a text 0."""
     monkeypatch.setattr(EchoEncoder, "explain", lambda *args, **options: pytest.fail("the model has run"))

@@ -214,8 +214,13 @@ def test_a_second_writer_neither_overwrites_vectors_nor_drops_what_the_first_one
     first.add(["first"], vectors(1, seed=7))
     second.add(["second"], vectors(1, seed=8))
     first.save()
-    for writes in (second.save, second.compact, lambda: second.add(["third"], vectors(1)), lambda: second.remove(["id-1"])):
-        with pytest.raises(StoreError, match="one process at a time.*load it again"):
+    for writes in (
+        second.save,
+        second.compact,
+        lambda: second.add(["third"], vectors(1)),
+        lambda: second.remove(["id-1"]),
+    ):
+        with pytest.raises(StoreError, match=r"one process at a time.*load it again"):
             writes()
     assert second.search(vectors(1, seed=8), k=1)[0] == [["second"]]
     kept = CodeIndex.load(tmp_path / "index")
@@ -238,7 +243,7 @@ def test_a_reader_is_told_when_another_process_has_compacted_the_index(index, tm
     reader = CodeIndex.load(tmp_path / "index")
     index.remove(names(10))
     index.compact()
-    with pytest.raises(StoreError, match="compacted by another process .* load it again"):
+    with pytest.raises(StoreError, match=r"compacted by another process .* load it again"):
         reader.search(vectors(1))
 
 

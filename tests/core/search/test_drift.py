@@ -120,7 +120,7 @@ def test_wrong_input_is_refused_with_the_way_out(new, old):
         DriftMap.fit(new, stored[1:], TEXTS)
     with pytest.raises(ConfigError, match="old must be an encoder or finite vectors"):
         DriftMap.fit(new, np.full_like(stored, np.nan), TEXTS)
-    with pytest.raises(ConfigError, match="old must be an encoder or finite vectors .*, got str"):
+    with pytest.raises(ConfigError, match=r"old must be an encoder or finite vectors .*, got str"):
         DriftMap.fit(new, "the old model", TEXTS)
     with pytest.raises(ConfigError, match="different texts, got 40 that are all the same"):
         DriftMap.fit(new, np.zeros_like(stored), TEXTS)

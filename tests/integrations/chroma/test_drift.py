@@ -7,7 +7,7 @@ import pytest
 from chromadb.errors import NotFoundError
 
 from echo_chroma import EchoEmbeddingFunction, add_documents, open_collection
-from echo_core import EmbeddingSpaceMismatch, shared_encoder
+from echo_core import ConfigError, EmbeddingSpaceMismatch, shared_encoder
 from echo_core.search import DriftMap
 
 TEXTS = [
@@ -64,6 +64,12 @@ def test_a_map_from_or_to_another_space_is_refused(client, collection, config, c
     open_collection(client, "others", other, runtime)
     with pytest.raises(EmbeddingSpaceMismatch, match="'others', to which the drift map shall lead"):
         open_collection(client, "others", changed, runtime, drift=drift)
+
+
+def test_a_path_in_place_of_a_map_is_refused(client, collection, changed, runtime):
+    """It ended in an AttributeError."""
+    with pytest.raises(ConfigError, match=r"drift must be a DriftMap, got str; .*DriftMap\.load"):
+        open_collection(client, "texts", changed, runtime, drift="to-old.safetensors")
 
 
 def test_a_map_to_no_collection_makes_none(client, changed, runtime, drift):

@@ -123,6 +123,7 @@ def test_an_empty_batch_keeps_its_types(embed, encoder):
         ({"vector_dtype": "int8"}, "vector_dtype must be one of 'float32', 'float16', got 'int8'"),
         ({"on_error": "ignore"}, "on_error must be one of 'raise', 'column', got 'ignore'"),
         ({"threads": 0}, "threads must be an integer of at least 1, got 0"),
+        ({"columns": "body"}, r"columns must be Columns, got 'body'; write Columns\(text='body'\)"),
         ({"columns": Columns(variables=("context",))}, "variables of Columns must be the templates'"),
     ],
 )

@@ -166,6 +166,25 @@ def test_a_template_that_no_request_can_fill_and_a_blank_key_are_refused_at_once
         create_app(EchoConfig(str(tiny_llama)), api_key=" ")
 
 
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_a_name_that_ends_as_a_role_is_refused(tiny_llama, role):
+    """Requests for "mini:query" named a model of that name and role "document"."""
+    with pytest.raises(ConfigError, match=f"must not end in :query or :document.*got 'mini:{role}'; give another"):
+        create_app(EchoConfig(str(tiny_llama)), name=f"mini:{role}")
+
+
+def test_a_blank_texts_way_out_is_one_that_a_client_has(client):
+    """It was told to set an option of the config."""
+    message = post(client, input=["a", " "]).json()["error"]["message"]
+    assert message == "text 1 must not be empty or blank; leave it out"
+
+
+def test_null_is_as_good_as_no_format(client):
+    """Every other field that need not be there took null."""
+    given = post(client, input="a", encoding_format=None, dimensions=None, input_type=None, user=None)
+    assert np.array_equal(vectors_of(given), vectors_of(post(client, input="a")))
+
+
 def test_nothing_is_answered_before_the_model_is_loaded(make_client):
     client = make_client()  # not entered: the app has not started
     assert client.get("/health").status_code == 503

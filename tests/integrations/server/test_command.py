@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from server_key import KEY
 
-from echo_core import ConfigError, EchoConfig, StoreError
+from echo_core import ConfigError, EchoConfig, Runtime, StoreError
 from echo_server import Limits
 from echo_server.access import LOCAL
-from echo_server.command import _config, allowed_hosts, parser, read_key
+from echo_server.command import _config, _passages, allowed_hosts, parser, read_key
 
 
 def run(*arguments, **options):
@@ -76,6 +76,14 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: host must be a loopback address")
     assert "Traceback" not in ran.stderr
+
+
+def test_a_store_of_which_nothing_is_searched_and_a_key_that_is_not_there_are_refused(tmp_path):
+    """The first was ignored in silence, and the second named no option."""
+    with pytest.raises(ConfigError, match=r"--chroma must come with .* --collection or --folder"):
+        _passages(parser().parse_args(["--chroma", "localhost:8000"]), EchoConfig(), Runtime())
+    with pytest.raises(ConfigError, match=r"--api-key-file must be a file that can be read, got .*No such file"):
+        read_key(tmp_path / "none")
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])

@@ -62,7 +62,9 @@ def test_an_explanation_adds_up_to_the_score_and_escapes_the_passage(page):
     ],
 )
 def test_a_wrong_question_is_refused(page, path, body, status):
-    assert page.post(path, json=body).status_code == status
+    answer = page.post(path, json=body)
+    assert answer.status_code == status
+    assert "empty='zero'" not in answer.text  # a way out that the page does not have
 
 
 def test_a_lone_surrogate_in_an_id_is_refused_before_the_store_sees_it(page):
