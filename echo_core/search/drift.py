@@ -82,8 +82,7 @@ class DriftMap:
 
         Raises:
             TypeError: the texts are no list of strings.
-            ConfigError: fewer than 20 texts, arrays of another shape, numbers that are not finite, or vectors that are
-                all the same.
+            ConfigError: fewer than 20 texts, arrays of another shape, numbers that are not finite, or zeros alone.
         """
         check_choice("role", role, ROLES)
         listed = None if texts is None else [check_text(text, i) for i, text in enumerate(check_collection(texts))]
@@ -178,8 +177,10 @@ def _vectors(name: str, side: Encoder | ArrayLike, texts: list[str] | None, role
     vectors: Array = as_numbers(name, side, rule, np.float64)
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise ConfigError(f"{name} must be {rule}, got the shape {vectors.shape}")
-    if len(vectors) > 1 and not np.ptp(vectors, axis=0).any():
-        raise ConfigError(f"{name} must be vectors of different texts, got {len(vectors)} that are all the same")
+    if len(vectors) and not vectors.any():
+        raise ConfigError(
+            f"{name} must be vectors of texts, got {len(vectors)} of zeros alone, which stand for empty ones"
+        )
     return vectors
 
 
