@@ -18,7 +18,7 @@ from echo_core.engine.device import choose_device
 from echo_core.engine.threads import in_thread
 from echo_core.forks import process_lock
 from echo_core.identity.checkpoint import load_config, save_checkpoint
-from echo_core.identity.presets import preset_for
+from echo_core.identity.presets import config_of
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
 from echo_core.methods.finish import Vectors, mean_direction, raw_config
 from echo_core.reading.sparse import Sparse
@@ -50,9 +50,9 @@ class EchoEncoder(Sparse):
         Raises:
             ModelError: no such model, or not a causal decoder with safetensors weights and a fast tokenizer.
             ConfigError: an option that this model, this machine or the given engine cannot serve.
+            TypeError: ``model`` is none of these.
         """
-        given = model if isinstance(model, EchoConfig) or model is None else os.fspath(model)
-        self.config = given if isinstance(given, EchoConfig) else preset_for(given)
+        self.config = config_of(model)
         self.runtime = runtime or Runtime()
         self._engine = engine or load_engine(self.config, self.runtime)
         self._pipelines = build_pipelines(self._engine, self.config)

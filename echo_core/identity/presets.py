@@ -8,6 +8,7 @@ Stored configs have all their fields and never come here.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,21 @@ _FIELDS = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size"
 _GGUF_FIELDS = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
 _MODEL_TYPES = {"gemma3": "gemma3_text"}  # architectures of llama.cpp whose text model has another name in transformers
 _said: set[tuple[str, str]] = set()
+
+
+def config_of(given: EchoConfig | str | os.PathLike[str] | None) -> EchoConfig:
+    """The config that a caller means: a whole one, or ``preset_for`` of a model's name, folder or file.
+
+    Raises:
+        ModelError: there is no such model.
+        TypeError: it is something else.
+    """
+    if isinstance(given, EchoConfig):
+        return given
+    if given is not None and not isinstance(given, str | os.PathLike):
+        rule = "model must be a name on the Hub, a folder, a file, an EchoConfig or None"
+        raise TypeError(f"{rule}, got {type(given).__name__}; EchoConfig.from_dict reads a dict")
+    return preset_for(None if given is None else os.fspath(given))
 
 
 def preset_for(model: str | None, revision: str | None = None) -> EchoConfig:

@@ -16,7 +16,7 @@ from echo_chroma.stored import NAME, from_stored, to_stored
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import EmbeddingSpaceMismatch, VariableError
 from echo_core.identity.checkpoint import find_checkpoint, with_absolute_model
-from echo_core.identity.presets import preset_for
+from echo_core.identity.presets import config_of
 from echo_core.identity.space import check_space, describe_space, space_metadata
 from echo_core.identity.weights import weights_identity
 from echo_core.search.drift import DriftMap, check_arguments
@@ -65,8 +65,7 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         check_arguments(None, drift)
         self._given: Any = config if hasattr(config, "encode_queries") else None  # its class would import torch
         given: Any = getattr(self._given, "config", config)
-        name = given if given is None or isinstance(given, EchoConfig) else os.fspath(given)
-        self.config = with_absolute_model(name if isinstance(name, EchoConfig) else preset_for(name))
+        self.config = with_absolute_model(config_of(given))
         self.runtime = runtime or getattr(self._given, "runtime", None) or Runtime()
         self.drift = drift
         self._weights = weights

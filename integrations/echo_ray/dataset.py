@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from echo_core import ConfigError, EchoConfig, Runtime
 from echo_core.errors import check_integer
 from echo_core.identity.checkpoint import with_absolute_model
-from echo_core.identity.presets import preset_for
+from echo_core.identity.presets import config_of
 from echo_ray.columns import Columns
 from echo_ray.embedder import EchoBatchEmbedder, check_options
 
@@ -117,8 +117,7 @@ def _embedded(dataset: Dataset, stage: dict[str, Any], plan: Plan, ray_options: 
 
 def settle(config: EchoConfig | str | os.PathLike[str] | None) -> EchoConfig:
     """The whole config, a local model's path absolute: the actors have other working directories."""
-    given = config if config is None or isinstance(config, EchoConfig) else os.fspath(config)
-    return with_absolute_model(given if isinstance(given, EchoConfig) else preset_for(given))
+    return with_absolute_model(config_of(config))
 
 
 def _check_numbers(**given: int | None) -> None:

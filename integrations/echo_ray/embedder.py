@@ -16,7 +16,7 @@ from echo_core import ConfigError, EchoConfig, Runtime
 from echo_core.config import ROLES
 from echo_core.errors import EchoError, TextError, check_choice, check_integer
 from echo_core.forks import load_lock
-from echo_core.identity.presets import preset_for
+from echo_core.identity.presets import config_of
 from echo_ray.columns import Columns, Rows, read_rows
 
 ON_ERROR = ("raise", "column")
@@ -60,8 +60,7 @@ class EchoBatchEmbedder:
             ConfigError: an option is wrong.
             ModelError: there is no such model.
         """
-        given = config if config is None or isinstance(config, EchoConfig) else os.fspath(config)
-        self.config = given if isinstance(given, EchoConfig) else preset_for(given)
+        self.config = config_of(config)
         self.columns = columns or Columns()
         check_options(self.config, self.columns, role, vector_dtype, on_error)
         self._role, self._dtype, self._on_error = role, vector_dtype, on_error

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from echo_core import ConfigError, EchoConfig, Runtime
 from echo_core.identity.checkpoint import with_absolute_model
-from echo_core.identity.presets import preset_for
+from echo_core.identity.presets import config_of
 from echo_server.access import LOCAL, Access
 from echo_server.answers import embeddings_body
 from echo_server.failures import Refusal, handle_failures
@@ -77,8 +77,7 @@ def _check_access(api_key: str | None, hosts: Collection[str] | None) -> None:
 
 def settle(config: EchoConfig | str | os.PathLike[str] | None) -> EchoConfig:
     """The whole config, a local model's path absolute."""
-    given = config if config is None or isinstance(config, EchoConfig) else os.fspath(config)
-    return with_absolute_model(given if isinstance(given, EchoConfig) else preset_for(given))
+    return with_absolute_model(config_of(config))
 
 
 def _loading(service: Service) -> Any:

@@ -116,3 +116,11 @@ def test_no_model_and_an_unknown_one_take_the_defaults(tiny_llama: Path):
 def test_a_model_that_does_not_exist_is_refused():
     with pytest.raises(ModelError, match="which is none of them"):
         preset_for("./nowhere")
+
+
+@pytest.mark.parametrize("given", [{"model": "org/model"}, ["org/model"], 7])
+def test_what_is_neither_a_model_nor_a_config_is_refused(given):
+    with pytest.raises(
+        TypeError, match=f"model must be a name on the Hub.*got {type(given).__name__}; EchoConfig.from_"
+    ):
+        EchoEncoder(given)
