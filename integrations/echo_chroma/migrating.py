@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from chromadb.api import ClientAPI
 from chromadb.api.models.Collection import Collection
-from chromadb.errors import NotFoundError
+from chromadb.errors import ChromaError, NotFoundError
 from numpy.typing import NDArray
 
 from echo_chroma.function import EchoEmbeddingFunction, Model
@@ -90,8 +90,8 @@ class MigratingSearch:
             for rest in reversed(range(_TRIES)):
                 try:
                     return self._answer(texts, filters)
-                except NotFoundError:  # switched, and the old one deleted, since its name was looked up
-                    if not rest:
+                except ChromaError as error:  # switched, and the old one deleted, since its name was looked up
+                    if not rest or not _is_of_a_deleted_one(error):
                         raise
         raise AssertionError("the last try answers or raises")
 
@@ -131,6 +131,11 @@ class MigratingSearch:
                 return None
             self._bridge = key, fitted
         return self._bridge[1]
+
+
+def _is_of_a_deleted_one(error: ChromaError) -> bool:
+    """True for what Chroma says of a collection that is gone, and its server (1.5.9) of one whose parts are going."""
+    return isinstance(error, NotFoundError) or "Missing metadata segment" in str(error)
 
 
 _INCLUDED = ["documents", "metadatas", "distances"]

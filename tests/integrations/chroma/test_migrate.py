@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from chromadb.api.models.Collection import Collection
+from chromadb.errors import ChromaError, NotFoundError
 
 from echo_chroma import MigratingSearch, add_documents, fit_drift, migrate, open_client, open_collection
 from echo_chroma.migrate import SAMPLE
@@ -303,6 +304,32 @@ print("starts", flush=True)
 collection = client.get_collection("notes", embedding_function=None)
 migrate(collection, EchoConfig(**fields), Runtime(device="cpu", dtype="float32"), batch_size=8)
 """
+
+
+@pytest.mark.parametrize(
+    ("error", "answered"),
+    [
+        (NotFoundError("Collection [notes] does not exist"), True),
+        (ChromaError("Missing field: [Missing metadata segment]"), True),  # a server's, in one run of a few hundred
+        (ChromaError("disk is full"), False),
+    ],
+    ids=["gone", "going", "another"],
+)
+def test_a_collection_that_is_deleted_while_it_is_read_is_looked_up_again(
+    error, answered, ephemeral, config, changed, runtime, monkeypatch
+):
+    filled(ephemeral, config, runtime)
+    search, query, errors = MigratingSearch(ephemeral, "notes", changed, runtime), Collection.query, [error]
+
+    def once(*given, **options):
+        if errors:
+            raise errors.pop()
+        return query(*given, **options)
+
+    monkeypatch.setattr(Collection, "query", once)
+    with contextlib.nullcontext() if answered else pytest.raises(ChromaError, match="disk is full"):
+        assert search.query(ASKED, n_results=1)["ids"]
+    assert not errors
 
 
 @pytest.mark.slow
