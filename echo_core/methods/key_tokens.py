@@ -1,8 +1,7 @@
 """Vectors read as words: the tokens that a model's own LM head aligns a pooled vector with (arXiv 2406.17378).
 
 A token's score is its row of the head times the vector, less what the vectors of a sample share: that writes "and" and
-"the", and hides the words of the one text. No norm of the model's, no bias, no softmax, as in the paper; for a reader a
-row counts by its direction alone (measured: SmolLM2's longest rows are of rare tokens, and near every text).
+"the", and hides the words of the one text. No norm, no bias, no softmax, as in the paper.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from importlib.resources import files
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from echo_core.methods.finish import Vectors
 
@@ -53,9 +51,7 @@ class Word:
     tokens: tuple[str, ...]
 
 
-def top_tokens(
-    vectors: Vectors, head: Tensor, count: int, allowed: Tensor | None = None, by_direction: bool = False
-) -> tuple[Tensor, Tensor]:
+def top_tokens(vectors: Vectors, head: Tensor, count: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The ids of the tokens that N vectors are aligned with most, and their scores, by falling score: (N, K) each.
 
     The N·V scores are never there at once: the head goes by in blocks of ROWS, and K of what has gone by are kept.
@@ -65,13 +61,11 @@ def top_tokens(
         head: (V, D), any float dtype.
         count: K, at most V.
         allowed: (V,) bool, the tokens that may be given; None: all.
-        by_direction: each token's row counts with length 1: rows of rare tokens are long in some models, and then
-            aligned with every text.
     """
     asked = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     best = torch.full((len(asked), 0), -torch.inf, dtype=torch.float32)
     ids = torch.zeros((len(asked), 0), dtype=torch.int64)
-    for start, scores in _scores(asked, head, by_direction):
+    for start, scores in _scores(asked, head):
         if allowed is not None:
             scores = scores.masked_fill(~allowed[start : start + scores.shape[1]], -torch.inf)
         here = torch.arange(start, start + scores.shape[1], dtype=torch.int64).expand(len(asked), -1)
@@ -80,11 +74,10 @@ def top_tokens(
     return ids, best
 
 
-def _scores(vectors: Tensor, head: Tensor, by_direction: bool) -> Iterator[tuple[int, Tensor]]:
+def _scores(vectors: Tensor, head: Tensor) -> Iterator[tuple[int, Tensor]]:
     """(first token, scores (N, block)) of each block of the head."""
     for start in range(0, len(head), ROWS):
-        block = head[start : start + ROWS].float()
-        yield start, vectors @ (normalize(block) if by_direction else block).T
+        yield start, vectors @ head[start : start + ROWS].float().T
 
 
 def merge_tokens(tokens: Sequence[str], weights: Sequence[float]) -> list[Word]:

@@ -78,8 +78,8 @@ class Reading:
             role: the template that they are said with.
             instruction: value of ``{instruction}``, where the template has it.
             variables: values of its further variables.
-            merged: variants in case and number are one word, pieces of words are left out, and the head's rows count
-                by their direction; False: tokens as they are, with the scores of sparse vectors.
+            merged: variants in case and number are one word, and pieces of words are left out; False: tokens as they
+                are.
             taken_out: what all texts share: the "mean" of a sample's states, or its part along "u1", their first right
                 singular vector.
 
@@ -183,7 +183,7 @@ class Reading:
 
     def _read(self, vectors: Vectors, k: int, merged: bool) -> list[list[Word]]:
         count = min(len(self._head), k * TOKENS_A_WORD if merged else k)
-        ids, scores = top_tokens(vectors, self._head, count, by_direction=merged)
+        ids, scores = top_tokens(vectors, self._head, count)
         token = self._engine.tokenizer.token
         rows = zip(ids.tolist(), scores.tolist(), map(np.any, vectors), strict=True)  # a blank text has none
         found = [([token(i) for i in row] if said else [], weights if said else []) for row, weights, said in rows]

@@ -32,14 +32,6 @@ def test_only_allowed_tokens_are_given():
     assert ids.tolist() == [[3, 4, 1]]
 
 
-def test_by_direction_a_long_row_of_the_head_is_no_nearer_for_its_length():
-    head, vector = torch.tensor([[4.0, 3.0], [1.0, 0.0]]), np.array([[2, 0]], dtype=np.float32)
-    assert top_tokens(vector, head, 2)[0].tolist() == [[0, 1]]
-    ids, scores = top_tokens(vector, head, 2, by_direction=True)
-    assert ids.tolist() == [[1, 0]]
-    assert scores[0].tolist() == pytest.approx([2.0, 1.6])
-
-
 def test_variants_of_a_word_become_one_and_pieces_join_it_or_go():
     tokens = [" bees", "Bee", " Honey", "oney", "honey", ",", " 12", "ectar", " BEES", "日"]
     weights = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5]
