@@ -20,7 +20,7 @@ from echo_core.errors import NotFiniteError, TextError
 from echo_core.methods.finish import Vectors, finish, first_not_finite, join_spans
 from echo_core.methods.late_chunking import check_chunks, chunk_rows
 from echo_core.progress import CutTexts, Progress
-from echo_core.text.inputs import Variables, check_collection, check_text, fill_variables, is_blank
+from echo_core.text.inputs import Variables, check_collection, check_text, check_texts, fill_variables, is_blank
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.rows import Row
 from echo_core.text.stream import Block, Entry, distinct_entries, split_entries
@@ -63,7 +63,7 @@ class Pipeline:
         stop: threading.Event | None = None,
     ) -> Vectors:
         """The vectors of N texts, (N, D) float32, in order; raises like ``EchoEncoder.encode_documents``."""
-        checked = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
+        checked = check_texts(texts)
         values = self.values(len(checked), instruction, variables)
         columns = zip(*values.values(), strict=True) if values else [()] * len(checked)
         entries = (Entry(i, text, row) for i, (text, row) in enumerate(zip(checked, columns, strict=True)))

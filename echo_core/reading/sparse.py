@@ -17,7 +17,7 @@ from echo_core.methods.sparse import needs_words, own_words, sparse_rows
 from echo_core.methods.sparse_matrix import to_csr
 from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
 from echo_core.reading.words import Reading
-from echo_core.text.inputs import Variables, check_collection, check_text
+from echo_core.text.inputs import Variables, check_texts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -131,7 +131,7 @@ class Sparse(Reading):
             rule = "must be -1 for sparse vectors: the LM head reads the last layer alone"
             way_out = "EchoConfig(model, layer=-1) has both kinds of vectors"
             raise ConfigError(f"layer {rule}, got {self.config.layer!r}; {way_out}")
-        listed = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
+        listed = check_texts(texts)
         return listed, self._raw_pipelines[role].encode(listed, instruction, variables)
 
     def _sparse(self, texts: list[str], states: Vectors, role: str, options: SparseOptions) -> csr_array:

@@ -24,7 +24,7 @@ from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_text
 from echo_core.methods.share_matrix import plot_shares
 from echo_core.pipeline import Pipeline
 from echo_core.text.casing import as_said
-from echo_core.text.inputs import Variables, check_collection, check_text, said_texts
+from echo_core.text.inputs import Variables, check_text, check_texts, said_texts
 from echo_core.text.kept import Kept, keep_rows
 from echo_core.text.rows import Row
 
@@ -192,7 +192,7 @@ class Reading:
         return [[Word(t, w, (t,)) for t, w in zip(tokens, weights, strict=True)] for tokens, weights in found]
 
     def _kept(self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None) -> Kept:
-        pipeline, checked = self._pipeline(role), [check_text(t, i) for i, t in enumerate(check_collection(texts))]
+        pipeline, checked = self._pipeline(role), check_texts(texts)
         values = pipeline.values(len(checked), instruction, variables)
         return keep_rows(pipeline.prompts, checked, values, self.config.empty)
 

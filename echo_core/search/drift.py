@@ -17,7 +17,7 @@ from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, ModelError, ch
 from echo_core.identity.files import write_whole
 from echo_core.identity.space import check_space, fingerprint, space_metadata
 from echo_core.search.alignment import Array, choose
-from echo_core.text.inputs import check_collection, check_text
+from echo_core.text.inputs import check_texts
 
 Vectors = NDArray[np.float32]
 _FORMAT = "echo-drift-map"
@@ -85,7 +85,7 @@ class DriftMap:
             ConfigError: fewer than 20 texts, arrays of another shape, numbers that are not finite, or zeros alone.
         """
         check_choice("role", role, ROLES)
-        listed = None if texts is None else [check_text(text, i) for i, text in enumerate(check_collection(texts))]
+        listed = None if texts is None else check_texts(texts)
         ours, theirs = (_vectors(name, side, listed, role) for name, side in (("new", new), ("old", old)))
         if len(ours) != len(theirs):
             raise ConfigError(f"new and old must be vectors of the same texts, got {len(ours)} and {len(theirs)}")

@@ -15,7 +15,7 @@ from echo_core.encoder import EchoEncoder
 from echo_core.errors import ConfigError, TextError
 from echo_core.methods.finish import Vectors, unit
 from echo_core.template import parse_template
-from echo_core.text.inputs import check_collection, check_text, fill_variables
+from echo_core.text.inputs import check_texts, fill_variables
 
 _BOS = "{bos}"
 
@@ -43,7 +43,7 @@ def encode_situated(
     """
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < math.inf:
         raise ConfigError(f"alpha must be a finite number of at least 0, got {alpha!r}; 0.5 is the default")
-    texts = [check_text(chunk, index) for index, chunk in enumerate(check_collection(chunks))]
+    texts = check_texts(chunks)
     situated = encoder.with_options(document_template=situated_template(encoder.config.document_template))
     template, instruction = parse_template(situated.config.document_template), situated.config.instruction
     around = fill_variables(template, len(texts), instruction, None, {"context": contexts})["context"]

@@ -46,6 +46,11 @@ def check_text(text: object, index: int) -> str:
     return text
 
 
+def check_texts(texts: object) -> list[str]:
+    """The texts of a collection, as a list. Raises what the two functions above do."""
+    return [check_text(text, index) for index, text in enumerate(check_collection(texts))]
+
+
 def listed_ids(ids: Iterable[str], ordered: bool = True) -> list[str]:
     """The ids, as a list.
 
@@ -82,8 +87,8 @@ def is_blank(text: str, index: int, empty: str) -> bool:
 
 
 def said_texts(texts: object) -> list[str]:
-    """The texts of a collection in which none is blank. Raises what the three functions above do."""
-    listed = [check_text(text, index) for index, text in enumerate(check_collection(texts))]
+    """The texts of a collection in which none is blank. Raises what ``check_texts`` and ``is_blank`` do."""
+    listed = check_texts(texts)
     for index, text in enumerate(listed):
         is_blank(text, index, "error")
     return listed

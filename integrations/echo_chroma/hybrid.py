@@ -22,7 +22,7 @@ from echo_core.errors import check_integer
 from echo_core.methods.finish import unit
 from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
 from echo_core.search.hybrid import Fusion, check_fusion, fuse_candidates
-from echo_core.text.inputs import check_collection, check_text
+from echo_core.text.inputs import check_texts
 
 DEFAULT, SPARSE = Fusion(), SparseOptions()
 Filter = Mapping[str, Any]
@@ -66,7 +66,7 @@ def hybrid_query(
         Exception: what ``EchoEncoder.encode_queries`` raises.
     """
     _check_options(n_results, fusion, sparse)
-    texts = [check_text(text, index) for index, text in enumerate(check_collection(queries))]
+    texts = check_texts(queries)
     function = function_of(collection)
     check_stored_space(collection, function.stored_space)
     with reaching(collection.name, "nothing was changed"):

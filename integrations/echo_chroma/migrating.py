@@ -25,7 +25,7 @@ from echo_core.methods.finish import unit
 from echo_core.search import DriftMap
 from echo_core.search.alignment import LEAST
 from echo_core.search.mixed import on_scale_of
-from echo_core.text.inputs import check_collection, check_text
+from echo_core.text.inputs import check_texts
 
 Vectors = NDArray[np.float32]
 _TRIES = 5  # while the collections are renamed under a query
@@ -82,7 +82,7 @@ class MigratingSearch:
             StoreError: the store does not answer.
         """
         check_integer("n_results", n_results, 1)
-        texts = [check_text(text, index) for index, text in enumerate(check_collection(query_texts))]
+        texts = check_texts(query_texts)
         filters = {"n_results": n_results, "where": where, "where_document": where_document}
         if not texts:
             return {key: [] for key in ("ids", "distances", "documents", "metadatas")}

@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
 
 from langchain_core.stores import ByteStore
 
-from echo_core.text.inputs import check_text
+from echo_core.text.inputs import check_text, check_texts
 from echo_options import listed, numbered_as_in
 from langchain_echo.embeddings import EchoEmbeddings
 
@@ -22,21 +22,17 @@ class _Cached(CacheBackedEmbeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         with numbered_as_in(given := listed(texts)):
-            return super().embed_documents(_strings(given))
+            return super().embed_documents(check_texts(given))
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         with numbered_as_in(given := listed(texts)):
-            return await super().aembed_documents(_strings(given))
+            return await super().aembed_documents(check_texts(given))
 
     def embed_query(self, text: str) -> list[float]:
         return super().embed_query(check_text(text, 0))
 
     async def aembed_query(self, text: str) -> list[float]:
         return await super().aembed_query(check_text(text, 0))
-
-
-def _strings(texts: list[str]) -> list[str]:
-    return [check_text(text, index) for index, text in enumerate(texts)]
 
 
 def cached(embeddings: EchoEmbeddings, store: ByteStore) -> CacheBackedEmbeddings:
