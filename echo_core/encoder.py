@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.assembly import Engine, build_pipelines, load_engine
 from echo_core.config import EchoConfig, Runtime, check_fields
 from echo_core.engine.device import choose_device
 from echo_core.engine.threads import in_thread
-from echo_core.forks import process_lock
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.presets import config_of
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
 from echo_core.methods.finish import Vectors, mean_direction, raw_config
-from echo_core.reading.sparse import Sparse
+from echo_core.pipeline.assembly import Engine, build_pipelines, load_engine
+from echo_core.pipeline.sparse import Sparse
+from echo_core.process.forks import process_lock
 from echo_core.text.inputs import Variables, check_text
 
 

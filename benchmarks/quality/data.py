@@ -2,8 +2,7 @@
 
 Layouts:
 
-    …/<name>/*-test.csv                          tab-separated, score in column 5, sentences in 6 and 7 (STS-Benchmark);
-    *-dev.csv beside it
+    …/<name>/*-test.csv                          tab-separated, score in column 5, sentences in 6 and 7 (STS-Benchmark)
     …/<name>/corpus.jsonl queries.jsonl qrels.jsonl   the BEIR layout; a judgement above 0 is relevant
     …/<name>/train.csv test.csv                  columns text, category
     …/<name>/questions_df.csv *.md               long documents, questions with the character spans that answer them
@@ -28,16 +27,17 @@ LONG_WORDS = 1000  # of a long text: at least as many tokens in any vocabulary
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of texts with how alike people find them.
-
-    ``sample`` are unlabelled texts that a method may be fitted on.
-    """
+    """Pairs of texts with how alike people find them."""
 
     name: str
     left: list[str]
     right: list[str]
     gold: list[float]
-    sample: list[str]
+
+    @property
+    def sample(self) -> list[str]:
+        """The texts of both sides: what a user has before anyone has judged a pair."""
+        return [*self.left, *self.right]
 
 
 @dataclass(frozen=True)
@@ -146,17 +146,10 @@ def _at(items: Sequence[T], places: Sequence[int]) -> list[T]:
 
 
 def read_pairs(path: Path) -> PairSet:
-    """An STS file; the sample is the dev file beside it, if there is one, else the pairs themselves."""
-    rows = _sts_rows(path)
-    dev = path.with_name(path.name.replace("-test", "-dev"))
-    sample = [text for row in (_sts_rows(dev) if dev.is_file() else rows) for text in row[1:]]
-    return PairSet(path.parent.name, [r[1] for r in rows], [r[2] for r in rows], [float(r[0]) for r in rows], sample)
-
-
-def _sts_rows(path: Path) -> list[tuple[str, str, str]]:
+    """An STS file."""
     with path.open(encoding="utf-8") as file:
-        lines = [line.rstrip("\n").split("\t") for line in file]
-    return [(cells[4], cells[5], cells[6]) for cells in lines]
+        rows = [line.rstrip("\n").split("\t") for line in file]
+    return PairSet(path.parent.name, [r[5] for r in rows], [r[6] for r in rows], [float(r[4]) for r in rows])
 
 
 def read_retrieval(path: Path) -> RetrievalSet:

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from benchmarks.quality.configurations import FORMS
 from benchmarks.quality.data import PairSet, RetrievalSet, find_sets, limited
 from benchmarks.quality.scores import ndcg, spearman
-from benchmarks.quality.systems import FITTED_ON, Words
+from benchmarks.quality.systems import Words
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import finish, mean_direction
 
 RESULTS = Path(__file__).parents[1] / "results"
-# What is done to pooled states: fields of EchoConfig, with True where a mean direction is fitted on the set's sample.
+# What is done to pooled states: fields of EchoConfig, with True where a mean direction is fitted on the set's texts.
 REPAIRS: dict[str, dict[str, Any]] = {
     "raw": {},
     "filter": {"filter": 2},
@@ -48,21 +48,21 @@ def measure(encoder: EchoEncoder, form: str, data: PairSet | RetrievalSet) -> It
     left, right = (data.left, data.right) if isinstance(data, PairSet) else (data.queries, data.documents)
     role = "document" if isinstance(data, PairSet) else "query"
     queries, documents = encoder.encode_layers(left, layers, role=role), encoder.encode_layers(right, layers)
-    samples = encoder.encode_layers(data.sample[:FITTED_ON], layers)
     words = None if isinstance(data, PairSet) else Words().rank(data.queries, data.documents)
     basis = filter_basis(find_checkpoint(encoder.config))
     for place, layer in enumerate(layers):
         for name, fields in REPAIRS.items():
             if isinstance(data, PairSet) and "query_centre" in fields:
                 continue  # both sides of a pair are of one kind
-            config = _fitted(encoder.config, fields, samples[place], queries[place])
+            sample = np.concatenate((queries[place], documents[place])) if words is None else documents[place]
+            config = _fitted(encoder.config, fields, sample, queries[place])
             ours = finish(queries[place], config, basis, role), finish(documents[place], config, basis)
             figures = _figures(data, *ours, words)
             yield {"set": data.name, "form": form, "layer": layer, "repair": name, **figures}
 
 
 def _fitted(config: EchoConfig, fields: dict[str, Any], documents: Vectors, queries: Vectors) -> EchoConfig:
-    samples = {"centre": documents, "query_centre": queries[:FITTED_ON]}
+    samples = {"centre": documents, "query_centre": queries}
     values = {name: mean_direction(samples[name]) if value is True else value for name, value in fields.items()}
     return replace(config, normalize=True, **values)
 

@@ -47,7 +47,7 @@ def _read_sts(task: Any, split: str) -> PairSet:
     rows = _subset(task)[split]
     one, other = task.column_names
     left, right = list(rows[one]), list(rows[other])
-    return PairSet(task.metadata.name, left, right, [float(score) for score in rows["score"]], [*left, *right])
+    return PairSet(task.metadata.name, left, right, [float(score) for score in rows["score"]])
 
 
 def _read_retrieval(task: Any, split: str) -> RetrievalSet:

@@ -23,7 +23,6 @@ from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import finish, mean_direction
 
 CHUNK_WORDS = 80
-FITTED_ON = 300  # texts of a set's sample
 
 
 class System(Protocol):
@@ -186,7 +185,7 @@ class Laboratory:
         self._last: States | None = None
 
     def open(self, name: str, base: EchoConfig, sample: Sequence[str], asked: Sequence[str] | None = None) -> Echo:
-        """The system of a named configuration; one with fitted mean directions sees FITTED_ON texts of each sample.
+        """The system of a named configuration; one with fitted mean directions sees both samples.
 
         Args:
             name: of CONFIGURATIONS.
@@ -207,7 +206,7 @@ class Laboratory:
         samples = {"centre": (sample, "document"), "query_centre": (sample if asked is None else asked, "query")}
         for field in fitted:
             texts, role = samples[field]
-            config = replace(config, **{field: mean_direction(self._last.of(texts[:FITTED_ON], role))})
+            config = replace(config, **{field: mean_direction(self._last.of(texts, role))})
         return Echo(self._last, config) if chunks is None else Chunked(self._last, config, late=chunks == LATE)
 
 

@@ -28,7 +28,7 @@ from echo_core.engine.readout import ReadOut, Take, count_from_start, mean_of
 from echo_core.engine.rotation import rotation_of
 from echo_core.engine.speedups.pruning import WORTH
 from echo_core.errors import ModelError
-from echo_core.forks import load_lock
+from echo_core.process.forks import load_lock
 
 
 class Decoder:

@@ -22,8 +22,8 @@ from echo_core.engine.speedups.compile import check_compile, compile_layers
 from echo_core.engine.speedups.graphs import check_graphs, use_graphs
 from echo_core.engine.speedups.packed_weights import pack
 from echo_core.errors import EchoError, ModelError
-from echo_core.forks import load_lock
 from echo_core.identity.weights import weight_files
+from echo_core.process.forks import load_lock
 
 CHECKS = (check_compile, check_graphs)  # before anything is loaded
 SPEEDUPS = (pack, compile_layers, use_graphs)  # in this order: a compiled layer has its weights already

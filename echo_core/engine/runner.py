@@ -31,7 +31,7 @@ from echo_core.engine.rotation import Rotation
 from echo_core.engine.statistics import Statistics
 from echo_core.engine.steps import Planner, Step, places_of_spans
 from echo_core.errors import ModelError
-from echo_core.forks import ForkSafeLock
+from echo_core.process.forks import ForkSafeLock
 from echo_core.text.rows import Row
 
 log = logging.getLogger("echo_core")

@@ -20,7 +20,7 @@ from echo_core.engine.jobs import Job, JobQueue, Share
 from echo_core.engine.steps import Planner, Step
 from echo_core.engine.thread_policy import ThreadPolicy
 from echo_core.engine.worker import Worker
-from echo_core.forks import ForkSafe
+from echo_core.process.forks import ForkSafe
 from echo_core.text.rows import Row
 
 

@@ -1,6 +1,6 @@
 """Threads of the process: how one is started, waited for and asked to end, whatever signals and exits come between.
 
-Their locks, and what a fork does to them, are in ``echo_core/forks.py``.
+Their locks, and what a fork does to them, are in ``echo_core/process/forks.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from echo_core.errors import ModelError
-from echo_core.forks import ForkSafe
+from echo_core.process.forks import ForkSafe
 
 Result = TypeVar("Result")
 

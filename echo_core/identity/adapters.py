@@ -13,10 +13,10 @@ from textwrap import shorten
 from typing import Any
 
 from echo_core.errors import ModelError
-from echo_core.forks import load_lock
 from echo_core.identity.contents import content_hash
 from echo_core.identity.files import built_once, check_room, read_json, save_model, write_json
 from echo_core.identity.weights import is_whole, weight_files, weights_identity
+from echo_core.process.forks import load_lock
 
 log = logging.getLogger("echo_core")
 

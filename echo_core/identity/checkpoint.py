@@ -13,12 +13,12 @@ from uuid import uuid4
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ModelError
-from echo_core.forks import load_lock
 from echo_core.identity.adapters import base_of, is_adapter, merge_adapter
 from echo_core.identity.files import local_path, read_json, sync_folder, write_json
 from echo_core.identity.gguf import unpack_gguf
 from echo_core.identity.weights import check_weights, weight_entry, weight_files, weights_identity
 from echo_core.options.released import SHIPPED
+from echo_core.process.forks import load_lock
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 CONFIG_FILE = "echo_config.json"

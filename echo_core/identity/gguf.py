@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from echo_core.errors import ModelError
-from echo_core.forks import load_lock
 from echo_core.identity.contents import content_hash, file_stamp
 from echo_core.identity.files import built_once, check_room, read_json, save_model, write_json
 from echo_core.identity.gguf_header import Header, check_whole, quantization_of, read_floats, read_header
 from echo_core.identity.weights import SOURCE_KEY, is_whole
+from echo_core.process.forks import load_lock
 
 log = logging.getLogger("echo_core")
 

@@ -22,9 +22,9 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from echo_core.errors import ModelError
-from echo_core.forks import load_lock
 from echo_core.identity.files import cache_folder, write_whole
 from echo_core.identity.weights import weight_files, weights_identity
+from echo_core.process.forks import load_lock
 
 log = logging.getLogger("echo_core")
 

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.forks import ForkSafe
+from echo_core.process.forks import ForkSafe
 
 _BLOCK = 8  # the rotated width is a multiple of it
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echo_core.errors import ConfigError, StoreError
-from echo_core.forks import ForkSafeLock
 from echo_core.identity.space import check_space, space_metadata
 from echo_core.methods.sparse_matrix import import_scipy, inverse_document_frequency
+from echo_core.process.forks import ForkSafeLock
 from echo_core.search.arrays import map_arrays, write_arrays
 from echo_core.search.hybrid import Scores
 from echo_core.text.inputs import listed_ids

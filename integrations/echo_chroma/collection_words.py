@@ -23,9 +23,9 @@ from echo_chroma.run import PAGE
 from echo_chroma.store import reaching
 from echo_core.config import EchoConfig
 from echo_core.errors import EmbeddingSpaceMismatch, StoreError
-from echo_core.forks import ForkSafe, process_lock
 from echo_core.identity.files import cache_folder
 from echo_core.methods.sparse_options import SparseOptions
+from echo_core.process.forks import ForkSafe, process_lock
 from echo_core.search.bm25 import BM25Index
 from echo_core.search.hybrid import Scores, best
 from echo_core.search.key_token_index import KeyTokenIndex

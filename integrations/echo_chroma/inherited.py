@@ -14,7 +14,7 @@ import httpx
 from chromadb.api.shared_system_client import SharedSystemClient
 
 from echo_core.errors import StoreError
-from echo_core.forks import ForkSafe
+from echo_core.process.forks import ForkSafe
 
 
 class _Gone:

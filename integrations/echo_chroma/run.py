@@ -15,7 +15,7 @@ from echo_chroma.guard import check_is_collection, check_stored_space
 from echo_chroma.records import Record, note_id
 from echo_chroma.store import reaching, record_bytes, store_in_parts
 from echo_core.errors import EchoError, TextError, check_choice, check_integer
-from echo_core.progress import one_bar
+from echo_core.process.progress import one_bar
 
 BATCH_CHARACTERS = 4_000_000  # a batch of long texts ends here: what a kill costs stays minutes
 PAGE = 50_000  # ids read at a time

@@ -21,7 +21,7 @@ from chromadb.errors import ChromaError, InternalError, RateLimitError
 
 import echo_chroma.inherited  # noqa: F401  parts the clients of a forked child from its parent's
 from echo_core.errors import StoreError
-from echo_core.forks import process_lock
+from echo_core.process.forks import process_lock
 
 CALL_BYTES = 32 << 20  # a server takes 40 MiB in one call (chromadb 1.5.9, measured), and does not tell
 _TOO_LARGE = re.compile(r"(?i)too large|length limit|\b413\b")  # Chroma's words, and those of proxies

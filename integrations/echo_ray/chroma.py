@@ -17,8 +17,8 @@ from ray.data import Dataset
 from ray.data.datasource import Datasink
 
 from echo_core import ConfigError, EchoConfig, EmbeddingSpaceMismatch
-from echo_core.forks import process_lock
 from echo_core.identity.space import FINGERPRINT_KEY
+from echo_core.process.forks import process_lock
 from echo_ray.columns import Columns, read_rows
 from echo_ray.dataset import settle
 from echo_ray.embedder import as_table

@@ -15,8 +15,8 @@ import echo_core
 from echo_core import ConfigError, EchoConfig, Runtime
 from echo_core.config import ROLES
 from echo_core.errors import EchoError, TextError, check_choice, check_integer
-from echo_core.forks import load_lock
 from echo_core.identity.presets import config_of
+from echo_core.process.forks import load_lock
 from echo_ray.columns import Columns, Rows, read_rows
 
 ON_ERROR = ("raise", "column")

@@ -6,7 +6,7 @@ they live in.
 
 from __future__ import annotations
 
-from echo_core.forks import load_lock
+from echo_core.process.forks import load_lock
 
 with load_lock():  # transformers' imports are not thread-safe, and another thread may be loading an EchoEncoder
     try:

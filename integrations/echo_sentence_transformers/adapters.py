@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_core.errors import ModelError
-from echo_core.forks import load_lock
+from echo_core.process.forks import load_lock
 
 _PLACE = (
     "cache_dir",

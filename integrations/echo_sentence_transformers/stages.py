@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from echo_core.assembly import check_limits, plain_ids
 from echo_core.config import ROLES, EchoConfig, Runtime
 from echo_core.engine.decoder import Decoder
 from echo_core.engine.runner import Runner
 from echo_core.engine.scheduler import Scheduler
 from echo_core.errors import NotFiniteError, TextError
-from echo_core.forks import load_lock
-from echo_core.pipeline import Pipeline
-from echo_core.progress import CutTexts
+from echo_core.pipeline.assembly import check_limits, plain_ids
+from echo_core.pipeline.stages import Pipeline
+from echo_core.process.forks import load_lock
+from echo_core.process.progress import CutTexts
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.tokenizer import TextTokenizer
 from echo_sentence_transformers.features import WholeTexts

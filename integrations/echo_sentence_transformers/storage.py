@@ -15,7 +15,7 @@ from torch import nn
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ModelError
-from echo_core.forks import load_lock
+from echo_core.process.forks import load_lock
 from echo_sentence_transformers.build import build_modules, check_modules, checkpoint_of, config_for, may_be_saved
 from echo_sentence_transformers.card import rewrite_card
 from echo_sentence_transformers.finish import EchoFinish

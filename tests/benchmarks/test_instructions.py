@@ -16,7 +16,7 @@ from echo_core import INSTRUCTIONS, TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 RETRIEVAL = RetrievalSet("r", ["a"], ["b"], [frozenset([0])])
-PAIRS = PairSet("p", ["a"], ["b"], [1.0], [])
+PAIRS = PairSet("p", ["a"], ["b"], [1.0])
 
 
 def test_an_instruction_is_said_to_queries_alone_and_to_both_sides():

@@ -105,7 +105,7 @@ def test_a_limited_retrieval_set_keeps_every_answer_of_its_queries():
 
 
 def test_limits_keep_texts_with_their_scores_and_labels():
-    pairs = limited(PairSet("x", list("abcdef"), list("ABCDEF"), [float(i) for i in range(6)], []), 3)
+    pairs = limited(PairSet("x", list("abcdef"), list("ABCDEF"), [float(i) for i in range(6)]), 3)
     assert [(one.upper(), "abcdef"[int(gold)]) for one, gold in zip(pairs.left, pairs.gold, strict=True)] == list(
         zip(pairs.right, pairs.left, strict=True)
     )
@@ -312,7 +312,7 @@ def test_tasks_of_mteb_become_the_same_sets():
     sts = get_task("STSBenchmark")
     rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [1.0, 2.0]}
     sts.load_data = lambda: setattr(sts, "dataset", DatasetDict({sts.eval_splits[0]: Dataset.from_dict(rows)}))
-    assert read_task(sts) == PairSet("STSBenchmark", ["a", "b"], ["c", "d"], [1.0, 2.0], ["a", "b", "c", "d"])
+    assert read_task(sts) == PairSet("STSBenchmark", ["a", "b"], ["c", "d"], [1.0, 2.0])
 
     found = get_task("SciFact")
     corpus = Dataset.from_dict({"id": ["x", "y"], "title": ["T", ""], "text": ["one", "two"]})

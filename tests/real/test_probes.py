@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from echo_core import EchoConfig, Runtime
-from echo_core.assembly import plain_ids
 from echo_core.engine.attention.interface import ROWS
 from echo_core.engine.loading import load_decoder
 from echo_core.engine.speedups.packed_weights import PackedLinear
+from echo_core.pipeline.assembly import plain_ids
 from echo_core.text.tokenizer import TextTokenizer
 
 pytestmark = pytest.mark.real

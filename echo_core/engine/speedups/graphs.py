@@ -27,7 +27,7 @@ from echo_core.engine.decoder import Decoder
 from echo_core.engine.probes import products_are_right
 from echo_core.engine.speedups.waits import NoWaiting
 from echo_core.errors import ConfigError, ModelError
-from echo_core.forks import process_lock
+from echo_core.process.forks import process_lock
 
 log = logging.getLogger("echo_core")
 

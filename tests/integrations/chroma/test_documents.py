@@ -242,13 +242,13 @@ def test_the_function_that_the_collection_was_opened_with_keeps_its_runtime(coll
 
 
 def test_one_bar_covers_the_whole_job(client, config, monkeypatch):
-    import echo_core.progress
+    import echo_core.process.progress
 
     bars = []
-    tqdm = echo_core.progress.tqdm
-    monkeypatch.setattr(echo_core.progress, "DELAY", -1.0)
+    tqdm = echo_core.process.progress.tqdm
+    monkeypatch.setattr(echo_core.process.progress, "DELAY", -1.0)
     monkeypatch.setattr(
-        echo_core.progress,
+        echo_core.process.progress,
         "tqdm",
         lambda **options: (bars.append((options["disable"], tqdm(**options))), bars[-1][1])[1],
     )

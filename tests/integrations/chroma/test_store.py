@@ -17,7 +17,7 @@ import echo_chroma.store
 from echo_chroma import open_client, store
 from echo_chroma.store import open_store, reaching, record_bytes, store_in_parts
 from echo_core import EchoError, StoreError, TextTooLongError
-from echo_core.forks import process_lock
+from echo_core.process.forks import process_lock
 
 
 class Takes:

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-import echo_core.progress
-from echo_core.progress import Progress
+import echo_core.process.progress
+from echo_core.process.progress import Progress
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(echo_core.progress, "DELAY", 0.0)
+    monkeypatch.setattr(echo_core.process.progress, "DELAY", 0.0)
 
 
 def test_where_stderr_is_no_terminal_nothing_is_shown(capsys):
@@ -36,11 +36,11 @@ def test_a_stream_of_unknown_length_is_counted_too(capsys):
 
 def test_a_terminal_gets_a_bar_only_after_the_delay(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(echo_core.progress, "DELAY", 60.0)
+    monkeypatch.setattr(echo_core.process.progress, "DELAY", 60.0)
     with Progress(10, None) as progress:
         progress.add(10, 10)
     assert "echo" not in capsys.readouterr().err
-    monkeypatch.setattr(echo_core.progress, "DELAY", 0.0)
+    monkeypatch.setattr(echo_core.process.progress, "DELAY", 0.0)
     with Progress(10, None) as progress:
         progress.add(10, 10)
     assert "10/10" in capsys.readouterr().err

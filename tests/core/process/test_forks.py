@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 
-import echo_core.forks
 import echo_core.methods.embed_filter
+import echo_core.process.forks
 from echo_core.engine.threads import in_thread_of_its_own
 from echo_core.errors import ModelError
-from echo_core.forks import ForkSafeLock, load_lock, process_lock
 from echo_core.identity import adapters, gguf
 from echo_core.methods.embed_filter import read_head
+from echo_core.process.forks import ForkSafeLock, load_lock, process_lock
 
 
 def is_free(lock: threading.RLock) -> bool:
@@ -63,7 +63,7 @@ def test_a_fork_waits_for_a_load_under_way_so_that_no_import_is_cut_in_two():
 @needs_fork
 @forks
 def test_a_fork_does_not_wait_for_ever_for_a_load_that_hangs(monkeypatch):
-    monkeypatch.setattr(echo_core.forks, "FORK_WAIT", 0.1)
+    monkeypatch.setattr(echo_core.process.forks, "FORK_WAIT", 0.1)
     release = threading.Event()
     thread = held_by_another_thread(load_lock(), release)
     try:

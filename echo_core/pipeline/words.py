@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_core.assembly import Engine, build_pipelines
 from echo_core.config import POOLINGS, ROLES, EchoConfig
 from echo_core.engine.layers import listed_layers, states_at
 from echo_core.engine.pooling import POOLERS
@@ -22,7 +21,8 @@ from echo_core.methods.explanation import Explanation, Said, explain, finish_par
 from echo_core.methods.finish import Vectors, join_spans, raw_config
 from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_texts, top_tokens
 from echo_core.methods.share_matrix import plot_shares
-from echo_core.pipeline import Pipeline
+from echo_core.pipeline.assembly import Engine, build_pipelines
+from echo_core.pipeline.stages import Pipeline
 from echo_core.text.casing import as_said
 from echo_core.text.inputs import Variables, check_text, check_texts, said_texts
 from echo_core.text.kept import Kept, keep_rows

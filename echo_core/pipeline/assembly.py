@@ -18,14 +18,14 @@ from echo_core.engine.runner import Runner, load_runner
 from echo_core.engine.scheduler import Scheduler
 from echo_core.engine.threads import in_thread_of_its_own
 from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, UnencodableTextError
-from echo_core.forks import load_lock
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.presets import mention_preset
 from echo_core.identity.weights import identified, weights_identity
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import check_finish
-from echo_core.pipeline import Pipeline
-from echo_core.progress import CutTexts
+from echo_core.pipeline.stages import Pipeline
+from echo_core.process.forks import load_lock
+from echo_core.process.progress import CutTexts
 from echo_core.template import parse_template
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.stream import FIRST_TEXTS

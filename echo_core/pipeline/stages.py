@@ -19,7 +19,7 @@ from echo_core.engine.scheduler import Scheduler
 from echo_core.errors import NotFiniteError, TextError
 from echo_core.methods.finish import Vectors, finish, first_not_finite, join_spans
 from echo_core.methods.late_chunking import check_chunks, chunk_rows
-from echo_core.progress import CutTexts, Progress
+from echo_core.process.progress import CutTexts, Progress
 from echo_core.text.inputs import Variables, check_collection, check_text, check_texts, fill_variables, is_blank
 from echo_core.text.prompts import PromptTokenizer
 from echo_core.text.rows import Row

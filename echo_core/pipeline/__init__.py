@@ -1,0 +1,1 @@
+"""From texts to what an encoder gives: vectors, words, sparse rows."""
