@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from echo_core.errors import ConfigError, TemplateError, check_choice, check_integer
+from echo_core.errors import ConfigError, TemplateError, check_choice, check_fields, check_integer, is_number
 from echo_core.options.instructions import INSTRUCTED, INSTRUCTIONS, named_instruction, with_instruction
 from echo_core.options.released import PRESETS
 from echo_core.options.rope_scaling import checked_scaling
@@ -101,10 +100,14 @@ class EchoConfig:
 
     def _check_instruction(self) -> None:
         """Write the words of a named one into the templates, so that the fingerprint holds the words themselves."""
-        if self.instruction is not None and "instruction" not in self.template_variables():
+        named = named_instruction(self.instruction)
+        asked = parse_template(self.query_template).variables if named else self.template_variables()
+        if self.instruction is not None and "instruction" not in asked:
             rule = f"must be a name, {', '.join(INSTRUCTIONS)}, where no template has {{instruction}}"
+            if "instruction" in self.template_variables():
+                rule = "needs {instruction} in the query_template"  # documents alone are not what it means
             raise ConfigError(f"instruction {rule}, got {self.instruction!r}; or set query_template='instructed'")
-        if named := named_instruction(self.instruction):
+        if named:
             for role in ROLES:
                 object.__setattr__(self, f"{role}_template", with_instruction(self.template(role), named.of(role)))
             object.__setattr__(self, "instruction", None)
@@ -215,13 +218,8 @@ def _checked_centre(name: str, value: object) -> tuple[float, ...]:
     return tuple(map(float, given))
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number; True is none."""
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _checked_filter(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
+def _checked_filter(value: Any) -> float:
+    if not is_number(value) or value < 1:
         raise ConfigError(f"filter must be a number of at least 1 (2 is recommended), got {value!r}")
     return int(value) if value == int(value) else value
 
@@ -235,14 +233,6 @@ def _checked_quantization(value: Any) -> Options:
         rule = "must be JSON fields with quant_method, as BitsAndBytesConfig or TorchAoConfig of transformers has them"
         raise ConfigError(f"quantization {rule}, got {str(value)[:60]!r}")
     return Options(fields)
-
-
-def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
-    """Raise ConfigError if ``fields`` has a key that is no field of the dataclass ``cls``."""
-    known = [knob.name for knob in dataclasses.fields(cls)]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise ConfigError(f"{cls.__name__} has no field {str(unknown)[1:-1]}; its fields are {', '.join(known)}")
 
 
 def _check_text_or_none(name: str, value: object) -> None:

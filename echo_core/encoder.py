@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.config import EchoConfig, Runtime, check_fields
+from echo_core.config import EchoConfig, Runtime
 from echo_core.engine.device import choose_device
 from echo_core.engine.threads import in_thread
+from echo_core.errors import check_fields
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.presets import config_of
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata

@@ -5,7 +5,10 @@ Each message names field, rule, value and the way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class EchoError(ValueError):
@@ -86,3 +89,16 @@ def check_integer(field: str, value: object, minimum: int) -> None:
     """Raise ConfigError unless ``value`` is an int (not a bool) of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ConfigError(f"{field} must be an integer of at least {minimum}, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number; True is none."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError if ``fields`` has a key that is no field of the dataclass ``cls``."""
+    known = [knob.name for knob in dataclasses.fields(cls)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no field {str(unknown)[1:-1]}; its fields are {', '.join(known)}")

@@ -12,6 +12,12 @@ FIT = "fit"  # as a value of "centre": fitted on the set's sample
 
 _CLASSICAL = {"query_template": "classical", "document_template": "classical"}
 _PROMPTEOL = {"query_template": "prompteol", "document_template": "prompteol", "pooling": "last"}
+# Two prompts put before PromptEOL's, from arXiv 2404.03921: pretended chain of thought, and knowledge.
+_THOUGHT = 'After thinking step by step , this sentence : "{text}" means in one word:[["]]'
+_KNOWLEDGE = (
+    "The essence of a sentence is often captured by its main subjects and actions, while descriptive terms provide "
+    'additional but less central details. With this in mind , this sentence : "{text}" means in one word:[["]]'
+)
 _FIRST = {"query_template": FIRST_SAYING, "document_template": FIRST_SAYING}
 _PREPENDING = {
     "query_template": "prepending",
@@ -52,11 +58,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "classical last": {**_CLASSICAL, "pooling": "last"},
     "PromptEOL": _PROMPTEOL,
     "PromptEOL, filter 2": {**_PROMPTEOL, "filter": 2},
-    "PromptEOL, example": {
-        **_PROMPTEOL,
-        "query_template": "prompteol-example",
-        "document_template": "prompteol-example",
-    },
+    "PromptEOL, example": FORMS["PromptEOL, example"],
+    "PromptEOL, chain of thought": {**_PROMPTEOL, "query_template": _THOUGHT, "document_template": _THOUGHT},
+    "PromptEOL, knowledge": {**_PROMPTEOL, "query_template": _KNOWLEDGE, "document_template": _KNOWLEDGE},
     "PromptEOL, Token Prepending": _PREPENDING,
     "echo, Token Prepending": _ECHO_PREPENDING,
     "echo, layer -2": {"layer": -2},

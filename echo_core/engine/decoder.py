@@ -63,9 +63,8 @@ class Decoder:
         self.readout = ReadOut(self.model, self.settings, layers, prepend_layers)
         self.vocabulary: int = self.settings.vocab_size
         self.rotation = rotation_of(self.model)
-        self.sliding_window = sliding_window_of(
-            self.settings
-        )  # tokens that a token sees in layers that slide; None: all
+        # Tokens that a token sees in layers that slide; None: all.
+        self.sliding_window = sliding_window_of(self.settings)
         self.keeps = keeps
         self._probe_ids, self._wanted = tuple(probe_ids), attention
         if attention != OWN and (exact := exact_attention(self.model.config)):

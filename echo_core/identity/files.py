@@ -54,7 +54,13 @@ def write_json(path: Path, fields: Any) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside and rename it: whoever reads ``path`` finds the old content or the new one."""
+    """Write a file beside and rename it: whoever reads ``path`` finds the old content or the new one.
+
+    Raises:
+        FileNotFoundError: its folder is not there.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} must be a file in a folder that exists; make {path.parent} first")
     unfinished = path.with_name(f".{path.name}-{uuid4().hex[:8]}.part")
     try:
         with unfinished.open("xb") as file:

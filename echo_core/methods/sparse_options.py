@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from echo_core.config import check_fields, is_number
-from echo_core.errors import ConfigError, check_choice, check_integer
+from echo_core.errors import ConfigError, check_choice, check_fields, check_integer, is_number
 
 TOKENS = ("aligned", "text")
 QUERIES = ("alike", "expanded")

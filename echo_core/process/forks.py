@@ -44,6 +44,9 @@ class ForkSafeLock(ForkSafe):
         """Take a new lock."""
         self.lock = threading.RLock()
 
+    def __reduce__(self) -> tuple[type[ForkSafeLock], tuple[bool]]:
+        return ForkSafeLock, (self.fork_waits,)  # a copy has a lock of its own
+
 
 _states: set[weakref.ref[ForkSafe]] = set()  # no WeakSet: other threads may add to it while it is gone through
 _held = threading.local()  # the locks that a thread holds while it forks

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.errors import ConfigError, check_choice, check_integer
+from echo_core.errors import ConfigError, check_choice, check_integer, is_number
 
 Scores = NDArray[np.floating]
 RANK_CONSTANT = 60.0  # of reciprocal rank fusion, as in its paper (Cormack, Clarke and Büttcher, SIGIR 2009)
@@ -87,7 +87,7 @@ class Fusion:
         """
         for part in PARTS:
             weight = getattr(self, part)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            if not is_number(weight) or weight < 0:
                 raise ConfigError(f"{part} must be a weight of at least 0, got {weight!r}")
         check_choice("scale", self.scale, (*SCALES, RANKS))
         check_integer("candidates", self.candidates, 1)

@@ -6,18 +6,18 @@ ones run together, so that these run once: the prefix cache keeps their keys and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from echo_core.encoder import EchoEncoder
-from echo_core.errors import ConfigError, TextError
+from echo_core.errors import ConfigError, TextError, is_number
 from echo_core.methods.finish import Vectors, unit
 from echo_core.template import parse_template
 from echo_core.text.inputs import check_texts, fill_variables
 
 _BOS = "{bos}"
+MOST = 1000  # of alpha: there a chunk's own vector has long no weight
 
 
 def encode_situated(
@@ -32,17 +32,19 @@ def encode_situated(
         encoder: says each chunk with its document template, alone and after its context.
         chunks: N texts.
         contexts: what is said before the chunks, whole: one string for all of them, or N.
-        alpha: weight of the situated vectors, 0 or more; 0 gives those of the chunks alone.
+        alpha: weight of the situated vectors, from 0 to MOST; 0 gives those of the chunks alone.
 
     Raises:
-        ConfigError: ``alpha`` is no finite number of at least 0.
+        ConfigError: ``alpha`` is no such number.
         VariableError: another number of contexts than of chunks, or a document template with variables of its own.
-        TypeError: chunks or contexts in no list, or one that is no string.
+        TypeError: a config in place of an encoder, chunks or contexts in no list, or one that is no string.
         TextError: a chunk that cannot be said, or that is longer with its context than the model's positions; names
             the index.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < math.inf:
-        raise ConfigError(f"alpha must be a finite number of at least 0, got {alpha!r}; 0.5 is the default")
+    if not isinstance(encoder, EchoEncoder):
+        raise TypeError(f"encoder must be an EchoEncoder, got {type(encoder).__name__}; EchoEncoder(config) makes one")
+    if not is_number(alpha) or not 0 <= alpha <= MOST:
+        raise ConfigError(f"alpha must be a number from 0 to {MOST}, got {alpha!r}; 0.5 is the default")
     texts = check_texts(chunks)
     situated = encoder.with_options(document_template=situated_template(encoder.config.document_template))
     template, instruction = parse_template(situated.config.document_template), situated.config.instruction

@@ -33,6 +33,7 @@ from echo_core.search.key_token_index import KeyTokenIndex
 SAVED_EVERY = 4096  # texts whose key tokens a kill can cost
 SETTLED = 2.0  # seconds; a file system's clock may give one time to two writes that are nearer than this
 
+Strings = Mapping[str, str]
 log = logging.getLogger("echo_chroma")
 
 _known: dict[tuple[str, str, EchoConfig, bool, SparseOptions | None], CollectionWords] = {}
@@ -116,13 +117,7 @@ class CollectionWords(ForkSafe):
                 self._names = {*names}
             self._stamp = stamp
 
-    def _update(
-        self,
-        collection: Collection,
-        function: EchoEmbeddingFunction,
-        names: Mapping[str, str],
-        texts: Mapping[str, str],
-    ) -> None:
+    def _update(self, collection: Collection, function: EchoEmbeddingFunction, names: Strings, texts: Strings) -> None:
         if self._options is not None:
             if self._tokens is None:
                 self._tokens = _opened(collection, function, self._options)
@@ -157,8 +152,8 @@ class CollectionWords(ForkSafe):
 
 def _update_tokens(
     index: KeyTokenIndex,
-    names: Mapping[str, str],
-    texts: Mapping[str, str],
+    names: Strings,
+    texts: Strings,
     path: Path | None,
     function: EchoEmbeddingFunction,
     options: SparseOptions,

@@ -117,6 +117,8 @@ def test_an_instruction_that_no_template_uses_is_refused():
         EchoConfig(instruction="Find it")
     with pytest.raises(ConfigError, match=r"must be a name, retrieval, qa, .*got 'QA'"):  # a misspelt name
         EchoConfig(instruction="QA")
+    with pytest.raises(ConfigError, match=r"needs \{instruction\} in the query_template, got 'qa'"):
+        EchoConfig(query_template="classical", instruction="qa")  # once it instructed the documents alone
     assert EchoConfig(query_template="finetuned-query", instruction="Find it").instruction == "Find it"
 
 

@@ -30,6 +30,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_folder_that_is_missing_is_named_by_its_own_name(tmp_path: Path):
+    """Once the error named a hidden file that ends in .part."""
+    with pytest.raises(FileNotFoundError, match=r"map\.bin must be a file in a folder that exists; make .*absent"):
+        write_whole(tmp_path / "absent" / "map.bin", b"")
+
+
 def test_a_folder_is_on_the_disk_before_it_has_its_name(monkeypatch):
     """A power cut could leave a folder that looks built, with files that were never written."""
     synced, fsync = set[int](), os.fsync

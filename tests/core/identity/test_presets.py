@@ -9,7 +9,7 @@ import pytest
 from encoders import FP32
 
 from echo_core import EchoConfig, EchoEncoder, ModelError
-from echo_core.config import check_fields
+from echo_core.errors import check_fields
 from echo_core.identity import presets
 from echo_core.identity.presets import KNOWN, Preset, known_checkpoint, mention_preset, preset_for
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import threading
 
 import numpy as np
@@ -142,6 +143,15 @@ def test_numbers_that_are_not_finite_are_refused():
     wrong.data[0] = np.nan
     with pytest.raises(ConfigError, match="rows must be finite"):
         index.add(["a"], wrong)
+
+
+def test_a_copy_of_an_index_is_one_of_its_own():
+    """Once pickle told of an RLock."""
+    index = KeyTokenIndex(SPACE)
+    index.add(["a"], rows_of(1))
+    copy = pickle.loads(pickle.dumps(index))
+    copy.remove(["a"])
+    assert (index.ids, copy.ids) == (("a",), ())
 
 
 def test_an_empty_index_finds_nothing():

@@ -8,7 +8,7 @@ import pytest
 from encoders import encoder_of
 from oracle import PIECES, open_oracle
 
-from echo_core import ConfigError, EchoEncoder, EmptyTextError, TextTooLongError, VariableError
+from echo_core import ConfigError, EchoConfig, EchoEncoder, EmptyTextError, TextTooLongError, VariableError
 from echo_core.search.situated import encode_situated, situated_template
 from echo_core.template import TEMPLATES
 
@@ -83,10 +83,15 @@ def test_the_context_is_said_before_all_else_but_the_first_token():
     assert situated_template("{bos}Say: {text}. [[{text}]]") == "{bos}Context: {context}\nSay: {text}. [[{text}]]"
 
 
-@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf"), True, "1", None])
+@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf"), 10**400, 1001, True, "1", None])
 def test_a_wrong_alpha_is_refused_with_the_rule(encoder: EchoEncoder, alpha: Any):
-    with pytest.raises(ConfigError, match=r"^alpha must be a finite number of at least 0, got .*; 0\.5 is"):
+    with pytest.raises(ConfigError, match=r"^alpha must be a number from 0 to 1000, got .*; 0\.5 is"):
         encode_situated(encoder, CHUNKS, PAGE, alpha=alpha)
+
+
+def test_a_config_in_place_of_an_encoder_is_refused_with_the_way_out():
+    with pytest.raises(TypeError, match=r"encoder must be an EchoEncoder, got EchoConfig; EchoEncoder\(config\)"):
+        encode_situated(EchoConfig(), CHUNKS, PAGE)  # type: ignore[arg-type]
 
 
 def test_wrong_contexts_are_refused_before_anything_is_run(encoder: EchoEncoder):
