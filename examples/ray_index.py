@@ -33,7 +33,7 @@ SHOWN = 3  # passages for each question
 def main() -> None:
     """Read, embed, write, ask."""
     options = parse_options()
-    config = preset_for(options.model)
+    config = EchoConfig(options.model, base=options.base) if options.base else preset_for(options.model)
     with contextlib.nullcontext(options.server) if options.server else running_server() as server:
         host, port = server.rsplit(":", 1)
         settings = {"host": host, "port": int(port)}
@@ -91,6 +91,7 @@ def parse_options() -> argparse.Namespace:
     add("--server", metavar="HOST:PORT", help="a Chroma server that every node reaches; default: one is started")
     add("--collection", default="echo-ray-example", metavar="NAME", help="(default: %(default)s)")
     add("--model", help="a causal model that every node can reach; default: the embedded one")
+    add("--base", help="of an adapter, echo-smollm2 say: its base model, where it lies elsewhere")
     add("--actors", type=int, help="default: by the cluster's GPUs or CPUs")
     add("--ask", action="append", metavar="QUESTION", help="can be given several times")
     return parser.parse_args()
