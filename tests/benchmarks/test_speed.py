@@ -151,7 +151,7 @@ def test_the_cost_of_an_instruction_is_measured_kept_in_each_batch_and_left_out(
 def test_a_run_is_added_to_what_the_report_holds(tmp_path, monkeypatch, setting):
     out, asked = (
         tmp_path / "r.json",
-        "speed.py --models smallest --parts throughput --workloads queries --repeats 1 --threads 1",
+        "speed.py --models smallest --parts throughput --workloads queries --rows 2 --repeats 1 --threads 1",
     )
     monkeypatch.setitem(SHAPES, "smallest", TINY)
     monkeypatch.setattr(speed, "CASES", [Case("queries", 2), Case("queries", 3)])

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 TEXTS = [f"Note {i}: the river froze twice last winter, and nobody knew why it was note {i % 7}." for i in range(3000)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head with two CPUs and two nodes with two each."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 << 20})
@@ -81,51 +81,6 @@ def check_whole(table: pa.Table, encoder: Any) -> None:
     vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False))[order]
     assert np.abs(vectors - encoder.encode_documents(TEXTS)).max() <= 1e-5
     assert table["id"].to_pylist() == [document_id(text) for text in table["text"].to_pylist()]
-
-
-def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(cluster, config, runtime, encoder):
-    table = killed_in_the_middle(embedded(config, runtime, 2), lambda pid: os.kill(pid, signal.SIGKILL))
-    check_whole(table, encoder)
-    assert len(set(table["process"].to_pylist())) > 2
-
-
-def test_a_node_that_is_killed_is_done_without_and_nothing_is_lost(cluster, config, runtime, encoder):
-    def kill(_: int) -> None:
-        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-
-    check_whole(killed_in_the_middle(embedded(config, runtime, 3), kill), encoder)
-
-
-def test_embed_dataset_chooses_actors_and_bears_bad_rows(cluster, config, runtime, encoder):
-    rows = pa.table({"text": pa.array(["Paris", None, "Rome"] * 50, pa.string())})
-    dataset = embed_dataset(ray.data.from_arrow(rows), config, runtime, on_error="column", vector_dtype="float16")
-    table = pa.concat_tables(ray.get(dataset.to_arrow_refs()))
-    assert table.num_rows == 150
-    assert table.schema.field("vector").type == pa.list_(pa.float16(), encoder.dimension)
-    assert sum(error is not None for error in table["error"].to_pylist()) == 50
-    for wrong, said in (({"actors": 0}, "actors must be"), ({"role": "poem"}, "role must be one of")):
-        with pytest.raises(ConfigError, match=said):
-            embed_dataset(ray.data.from_arrow(rows), config, runtime, **wrong)
-    with pytest.raises(ConfigError, match="must have the column 'text', got 'body'"):
-        embed_dataset(ray.data.from_arrow(rows.rename_columns(["body"])), config, runtime)
-
-
-def test_rows_reach_a_chroma_server_and_a_second_run_embeds_nothing(cluster, config, runtime, encoder, chroma_server):
-    collection = f"cluster-{os.getpid()}"
-    rows = texts_of(500, 10)
-
-    def run() -> Written:
-        left = without_stored(rows, chroma_server, collection)
-        return write_chroma(embed_dataset(left, config, runtime), chroma_server, collection, config)
-
-    assert run() == Written(written=500)
-    stored = chromadb.HttpClient(**chroma_server).get_collection(collection, embedding_function=None)
-    found = stored.get(include=["documents", "metadatas", "embeddings"])
-    places = [metadata["number"] for metadata in found["metadatas"]]
-    assert sorted(places) == list(range(500))
-    assert np.abs(found["embeddings"] - encoder.encode_documents(TEXTS[:500])[places]).max() <= 1e-5
-    assert run() == Written()
-    assert stored.count() == 500
 
 
 JOB = """
@@ -178,3 +133,50 @@ def test_a_job_that_was_stopped_as_a_whole_goes_on_where_it_was(config, encoder,
     assert sorted(found["documents"]) == sorted(TEXTS)
     expected = dict(zip(TEXTS, encoder.encode_documents(TEXTS), strict=True))
     assert np.abs(found["embeddings"] - np.stack([expected[text] for text in found["documents"]])).max() <= 1e-5
+
+
+def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(cluster, config, runtime, encoder):
+    table = killed_in_the_middle(embedded(config, runtime, 2), lambda pid: os.kill(pid, signal.SIGKILL))
+    check_whole(table, encoder)
+    assert len(set(table["process"].to_pylist())) > 2
+
+
+def test_embed_dataset_chooses_actors_and_bears_bad_rows(cluster, config, runtime, encoder):
+    rows = pa.table({"text": pa.array(["Paris", None, "Rome"] * 50, pa.string())})
+    dataset = embed_dataset(ray.data.from_arrow(rows), config, runtime, on_error="column", vector_dtype="float16")
+    table = pa.concat_tables(ray.get(dataset.to_arrow_refs()))
+    assert table.num_rows == 150
+    assert table.schema.field("vector").type == pa.list_(pa.float16(), encoder.dimension)
+    assert sum(error is not None for error in table["error"].to_pylist()) == 50
+    for wrong, said in (({"actors": 0}, "actors must be"), ({"role": "poem"}, "role must be one of")):
+        with pytest.raises(ConfigError, match=said):
+            embed_dataset(ray.data.from_arrow(rows), config, runtime, **wrong)
+    with pytest.raises(ConfigError, match="must have the column 'text', got 'body'"):
+        embed_dataset(ray.data.from_arrow(rows.rename_columns(["body"])), config, runtime)
+
+
+def test_rows_reach_a_chroma_server_and_a_second_run_embeds_nothing(cluster, config, runtime, encoder, chroma_server):
+    collection = f"cluster-{os.getpid()}"
+    rows = texts_of(500, 10)
+
+    def run() -> Written:
+        left = without_stored(rows, chroma_server, collection)
+        return write_chroma(embed_dataset(left, config, runtime), chroma_server, collection, config)
+
+    assert run() == Written(written=500)
+    stored = chromadb.HttpClient(**chroma_server).get_collection(collection, embedding_function=None)
+    found = stored.get(include=["documents", "metadatas", "embeddings"])
+    places = [metadata["number"] for metadata in found["metadatas"]]
+    assert sorted(places) == list(range(500))
+    assert np.abs(found["embeddings"] - encoder.encode_documents(TEXTS[:500])[places]).max() <= 1e-5
+    assert run() == Written()
+    assert stored.count() == 500
+
+
+def test_a_node_that_is_killed_is_done_without_and_nothing_is_lost(cluster, config, runtime, encoder):
+    """The last one: the cluster is a node short after it."""
+
+    def kill(_: int) -> None:
+        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+
+    check_whole(killed_in_the_middle(embedded(config, runtime, 3), kill), encoder)
