@@ -2,11 +2,7 @@
 
 import contextlib
 import dataclasses
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import numpy as np
 import pytest
 from chromadb.api.models.Collection import Collection
 from chromadb.errors import ChromaError, NotFoundError
+from ready import start_ready
 
 from echo_chroma import MigratingSearch, add_documents, fit_drift, migrate, open_client, open_collection
 from echo_chroma.migrate import SAMPLE
@@ -352,24 +349,26 @@ def test_killed_at_twenty_random_moments_nothing_is_lost(kind, config, changed, 
         add_documents(open_collection(connect(), "notes", config, runtime), texts, ids=ids)
         kills, length = 0, None  # seconds that a run takes which nobody kills: the first one
         while kills < 20:
-            process = subprocess.Popen([sys.executable, "-c", RUN, where, fields], stdout=subprocess.PIPE, text=True)
-            assert process.stdout.readline() == "starts\n"
+            process, said = start_ready(RUN, where, fields)
+            assert said.recv() == "starts"
             start = time.monotonic()
             end = start + (chance.uniform(0, length) if length else 120)
-            while time.monotonic() < end and process.poll() is None:
+            while time.monotonic() < end and process.is_alive():
                 if kind == "server":
                     _asked(connect(), changed, runtime)
                 time.sleep(0.05)
             length = length or time.monotonic() - start
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
+            if process.is_alive():
+                process.kill()
                 kills += 1
-            process.wait()
+            process.join()
             _asked(connect(), changed, runtime)
-            if process.returncode == 0:  # done: back to the start, for the kills that are left
+            if process.exitcode == 0:  # done: back to the start, for the kills that are left
                 connect().delete_collection("notes")
                 add_documents(open_collection(connect(), "notes", config, runtime), texts, ids=ids)
-        subprocess.run([sys.executable, "-c", RUN, where, fields], check=True, stdout=subprocess.PIPE)
+        process, _ = start_ready(RUN, where, fields)
+        process.join()
+        assert process.exitcode == 0
         client = connect()
         assert [one.name for one in client.list_collections()] == ["notes"]
         found = client.get_collection("notes").get(include=["documents", "embeddings"])
