@@ -15,11 +15,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from echo_core.engine.attention.cpu_plan import Group, PlanKey, plan_blocks
 from echo_core.engine.attention.heads import Flat, Heads
 from echo_core.engine.attention.packing import Packing
 
+ALONE = 64  # tokens of a row that runs alone, one query say, up to which SDPA takes half the time of blocks (LOG.md)
 APART = 512  # shared tokens from which on these are attended to apart (LOG.md)
 SCORES = {torch.bfloat16: 2**22}  # at one time there; measured best
 SCORES_ELSE = 2**19
@@ -33,6 +35,8 @@ def attend_on_cpu(heads: Heads, packing: Packing) -> Tensor:
         heads: laid flat, their B·T tokens are rows end to end.
         packing: of these rows.
     """
+    if len(packing.bounds) == 2 and packing.longest <= ALONE and not packing.shared and heads.window is None:
+        return _attend_alone(heads)
     flat, before, shared = heads.token_by_token(), heads.before_token_by_token(), packing.shared
     if shared >= APART and heads.window is None:
         first, once = ((flat[1][:shared], flat[2][:shared]), shared) if before is None else (before, 0)
@@ -42,6 +46,13 @@ def attend_on_cpu(heads: Heads, packing: Packing) -> Tensor:
             flat = flat[0], torch.cat([before[0], flat[1]]), torch.cat([before[1], flat[2]])
         attended, *_ = _attend_rows(flat, packing.bounds, shared, heads.scale, heads.window)
     return attended.view(heads.query.shape[0], heads.query.shape[2], heads.query.shape[1], -1)
+
+
+def _attend_alone(heads: Heads) -> Tensor:
+    """The attention (1, T, H, d) of one short row, by torch's own kernel."""
+    grouped = heads.query.shape[1] != heads.key.shape[1]
+    asked = {"is_causal": True, "scale": heads.scale, "enable_gqa": grouped}
+    return scaled_dot_product_attention(heads.query, heads.key, heads.value, **asked).transpose(1, 2)
 
 
 def _attend_rows(

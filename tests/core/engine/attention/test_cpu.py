@@ -42,10 +42,11 @@ def attend_padded(query, key, value, scale, window):
     return attend_causal(query, key, value, [row * length for row in range(len(query) + 1)], 0, scale, window)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("window", [None, 1, 7, 40, 1000])
-@pytest.mark.parametrize("length", [1, 16, 31, 32, 33, 100])
-def test_blocks_give_what_every_score_gives(length, window):
-    query, key, value = heads_of(length)
+@pytest.mark.parametrize("length", [1, 16, 31, 32, 33, 64, 65, 100])
+def test_blocks_give_what_every_score_gives(length, window, rows):
+    query, key, value = heads_of(length, rows=rows)
     attended = attend_padded(query, key, value, 0.3, window)
     torch.testing.assert_close(attended.double(), plain_attention(query, key, value, 0.3, window), atol=1e-5, rtol=1e-5)
 
