@@ -8,7 +8,8 @@ FIRST_SAYING = "Rewrite the following paragraph: [[{text}]]. The rewritten parag
 LATE, ALONE = "late", "alone"  # as values of "chunks", see Chunked
 RANDOM = "random weights"  # this name's configuration runs on the same architecture, untrained
 
-FIT = "fit"  # as a value of "centre": fitted on the set's sample
+FIT = "fit"  # as a value of "centre" or "query_centre": fitted on the set's documents, or its queries
+FIRST = "first sentences"  # as a value of "query_centre": fitted on the documents' first sentences, said as queries
 
 _CLASSICAL = {"query_template": "classical", "document_template": "classical"}
 _PROMPTEOL = {"query_template": "prompteol", "document_template": "prompteol", "pooling": "last"}
@@ -68,9 +69,15 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "echo, layers -2 and -1": {"layer": (-2, -1)},
     "echo, own mean directions out": {"centre": FIT, "query_centre": FIT},
     "echo, own mean directions out, filter 2": {"centre": FIT, "query_centre": FIT, "filter": 2},
+    "echo, mean directions out, queries' by first sentences": {"centre": FIT, "query_centre": FIRST},
     "echo, layer -3": {"layer": -3},
     "echo, layer -3, mean direction out": {"layer": -3, "centre": FIT},
     "echo, layer -3, own mean directions out": {"layer": -3, "centre": FIT, "query_centre": FIT},
+    "echo, layer -3, mean directions out, queries' by first sentences": {
+        "layer": -3,
+        "centre": FIT,
+        "query_centre": FIRST,
+    },
     "echo, capitals in sentence case": {"caps": "sentence"},
     "echo, three sayings": {"query_template": "echo-thrice", "document_template": "echo-thrice"},
     "echo, truncated at 256": {"overflow": "truncate"},

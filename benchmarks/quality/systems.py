@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from benchmarks.quality.configurations import CONFIGURATIONS, FIT, LATE
+from benchmarks.quality.configurations import CONFIGURATIONS, FIRST, FIT, LATE
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
@@ -198,14 +198,18 @@ class Laboratory:
         """
         fields = dict(CONFIGURATIONS[name])
         chunks = fields.pop("chunks", None)
-        fitted = {name: fields.pop(name) for name in ("centre", "query_centre") if fields.get(name) == FIT}
+        fitted = {name: fields.pop(name) for name in ("centre", "query_centre") if fields.get(name) in (FIT, FIRST)}
         config = replace(base, **fields)
         raw = replace(config, centre=None, query_centre=None, filter=None, dimension=None, normalize=False)
         if self._last is None or self._last.raw != raw:
             self._last = States(raw, self._runtime)
-        samples = {"centre": (sample, "document"), "query_centre": (sample if asked is None else asked, "query")}
-        for field in fitted:
-            texts, role = samples[field]
+        samples = {
+            ("centre", FIT): (sample, "document"),
+            ("query_centre", FIT): (sample if asked is None else asked, "query"),
+            ("query_centre", FIRST): ([re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0] for text in sample], "query"),
+        }
+        for field, how in fitted.items():
+            texts, role = samples[field, how]
             config = replace(config, **{field: mean_direction(self._last.of(texts, role))})
         return Echo(self._last, config) if chunks is None else Chunked(self._last, config, late=chunks == LATE)
 

@@ -75,9 +75,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4)
     options = parser.parse_args()
     for dtype in options.dtype:
-        print(
-            json.dumps({"dtype": dtype, "times as fast": compare(options.other, options.model, dtype, options.turns)})
-        )
+        ratios = compare(options.other, options.model, dtype, options.turns)
+        print(json.dumps({"dtype": dtype, "times as fast": ratios}))
 
 
 if __name__ == "__main__":
