@@ -50,9 +50,10 @@ def attend_on_cpu(heads: Heads, packing: Packing) -> Tensor:
 
 def _attend_alone(heads: Heads) -> Tensor:
     """The attention (1, T, H, d) of one short row, by torch's own kernel."""
-    grouped = heads.query.shape[1] != heads.key.shape[1]
-    asked = {"is_causal": True, "scale": heads.scale, "enable_gqa": grouped}
-    return scaled_dot_product_attention(heads.query, heads.key, heads.value, **asked).transpose(1, 2)
+    query, key, value = heads.query, heads.key, heads.value
+    grouped = query.shape[1] != key.shape[1]
+    attended = scaled_dot_product_attention(query, key, value, is_causal=True, scale=heads.scale, enable_gqa=grouped)
+    return attended.transpose(1, 2)
 
 
 def _attend_rows(
