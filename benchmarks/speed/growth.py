@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from itertools import count, islice, takewhile
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed.costs import forward_flops
+from benchmarks.speed.machine import peak_memory
 from benchmarks.speed.setting import Setting, echo_encoder
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.timing import in_turns
@@ -32,7 +32,7 @@ def corpus_growth(setting: Setting, make: Callable[[int, int], list[str]], most:
         for _ in encoder.iter_documents(islice(_stream(make), texts)):
             pass
         points.append(
-            {"texts": texts, "seconds_per_text": (time.perf_counter() - started) / texts, "peak_mib": _peak_mib()}
+            {"texts": texts, "seconds_per_text": (time.perf_counter() - started) / texts, "peak_mib": peak_memory()}
         )
     return points
 
@@ -45,10 +45,6 @@ def _sizes(most: int) -> list[int]:
 def _stream(make: Callable[[int, int], list[str]]) -> Iterator[str]:
     for seed in count():
         yield from make(1000, 100 + seed)
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def length_growth(setting: Setting, texts: int, repeats: int) -> list[dict[str, Any]]:

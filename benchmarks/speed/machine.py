@@ -37,6 +37,12 @@ def describe_machine(device: str) -> dict[str, Any]:
     return machine
 
 
+def peak_memory() -> float:
+    """The most MiB that this process has held; ``ru_maxrss`` would be its parent's, where that held more."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line) if info.exists() else {}

@@ -33,13 +33,14 @@ SYSTEMS = ("reference recipe", "sentence-transformers", "echo")
 LOADED = "import sys; from echo_core import EchoEncoder; EchoEncoder(sys.argv[1]).encode_queries(['warm'])"
 # The most that a process ever held, in MiB, after the texts of standard input.
 HELD = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from benchmarks.speed.setting import Setting
+from benchmarks.speed.machine import peak_memory
 from benchmarks.speed.systems import BUILDS
 name, folder, dtype = sys.argv[1:]
 BUILDS[name](Setting("", Path(folder), "cpu", dtype, False, 1, 1.0))(json.load(sys.stdin))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_memory())
 """
 
 
@@ -51,11 +52,11 @@ def calls() -> dict[str, list[str]]:
     return {f"{len(texts)} {name}": texts for name, texts in named.items()}
 
 
-def rates(setting: Setting, rows: Sequence[int]) -> dict[str, Any]:
-    """For each call: texts a second of each system, and how many times as fast echo is as each peer."""
+def rates(setting: Setting, rows: Sequence[int], wanted: Sequence[str]) -> dict[str, Any]:
+    """For each wanted call: texts a second of each system, and how many times as fast echo is as each peer."""
     found = {}
     with running_systems(setting, rows) as systems:
-        for name, texts in calls().items():
+        for name, texts in ((name, calls()[name]) for name in wanted):
             for system in systems.values():
                 system(texts)  # loaded and warm
             timings = take_turns({key: partial(run, texts) for key, run in systems.items()}, setting.repeats)
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a name on the Hub, a folder or a GGUF file")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=["bfloat16", "float32"])
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 32], help="batch sizes of sentence-transformers")
+    parser.add_argument("--calls", nargs="+", default=list(calls()), choices=list(calls()))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/speed-real.json")
     options = parser.parse_args()
@@ -94,7 +96,8 @@ def main() -> None:
     run: dict[str, Any] = {"model": name, "machine": describe_machine("cpu"), "rates": {}, "memory_mib": {}}
     for dtype in options.dtype:
         setting = Setting(name, folder, "cpu", dtype, False, options.repeats, 1.0)
-        run["rates"][dtype], run["memory_mib"][dtype] = rates(setting, options.rows), memory(folder, dtype)
+        run["rates"][dtype] = rates(setting, options.rows, options.calls)
+        run["memory_mib"][dtype] = memory(folder, dtype)
         options.out.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     run["start_up_s"] = {**start_up(folder, options.repeats), **openings(options.model, folder, options.repeats)}
     options.out.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
