@@ -26,7 +26,7 @@ from benchmarks.quality.scores import score_gain, score_rankings
 from echo_core import EchoConfig, EchoEncoder, Runtime, SparseOptions, space_of
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis, read_head
-from echo_core.methods.finish import finish
+from echo_core.methods.finish import finish, mean_direction
 from echo_core.methods.key_tokens import SHARED, sample_texts, top_tokens
 from echo_core.methods.sparse import needs_words, own_words, sparse_rows
 from echo_core.methods.sparse_matrix import inverse_document_frequency, to_csr
@@ -119,6 +119,10 @@ def systems(measured: Measured, chosen: EchoConfig) -> Iterator[tuple[str, Array
     yield "dense, raw", measured.dense(dataclasses.replace(chosen, filter=None)), {}
     if chosen.filter is not None:
         yield f"dense, filter {chosen.filter}", dense, {}
+    for name, own in (("dense, mean direction out", False), ("dense, own mean directions out", True)):
+        centres = {"query_centre": mean_direction(measured.queries)} if own else {}
+        centred = dataclasses.replace(chosen, centre=mean_direction(measured.documents), **centres)
+        yield name, measured.dense(centred), {}
     started = time.perf_counter()
     index = BM25Index([str(i) for i in range(len(data.documents))], data.documents)
     built = time.perf_counter()
