@@ -401,9 +401,12 @@ def warm_stable_decay(step: int, steps: int, warmup: int, decay_share: float) ->
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes beside, then renames: a kill at any moment leaves a whole checkpoint."""
+    """Writes beside, then renames: a kill or a power cut at any moment leaves a whole checkpoint."""
     temporary = path.with_suffix(".new")
-    torch.save(state, temporary)
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -102,11 +103,14 @@ class Run:
         return ", ".join(f"{name} {value:,.4g}" for name, value in row.items())
 
     def save(self) -> None:
-        """Write a checkpoint beside, then rename: a kill at any moment leaves a whole one."""
+        """Write a checkpoint beside, then rename: a kill or a power cut at any moment leaves a whole one."""
         kept = ("number", "tokens", "spent", "history", "negatives")
         state = {"student": self.student.state(), **{name: getattr(self, name) for name in kept}}
         state["negatives"] = None if self.negatives is None else torch.from_numpy(self.negatives)
-        torch.save(state, self.work / "checkpoint.new")
+        with (self.work / "checkpoint.new").open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         (self.work / "checkpoint.new").replace(self.work / "checkpoint.pt")
         (self.work / "history.json").write_text(json.dumps(self.history) + "\n", encoding="utf-8")
         plot_curves(self.history, self.work / "curves.png")
