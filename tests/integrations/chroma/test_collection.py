@@ -21,7 +21,7 @@ OPEN_AT = """
 import sys, time
 from echo_chroma import open_collection
 for run in range(40):
-    time.sleep(max(0, float(sys.argv[1]) + run - time.time()))
+    time.sleep(max(0, float(sys.argv[1]) + run / 2 - time.time()))
     open_collection(f"{sys.argv[2]}/{run}", "texts", sys.argv[3])
 """
 REOPEN = """

@@ -4,8 +4,6 @@ import contextlib
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import chromadb
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ready import start_ready
 
 from echo_chroma import Synced, add_documents, document_id, open_collection, sync_documents
 from echo_core import ConfigError, EchoEncoder, EchoError
@@ -198,15 +197,18 @@ def test_a_process_killed_while_it_synchronises_again_and_again_leaves_nothing_t
 ):
     seconds, killed = random.Random(0), 0
     for number in range(12):
-        command = [sys.executable, "-c", SYNC, str(tmp_path / "store"), str(tiny_llama), str(number // 3)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "open\n"
+        arguments = str(tmp_path / "store"), str(tiny_llama), str(number // 3)
+        process, said = start_ready(SYNC, *arguments)
+        assert said.recv() == "open"
         time.sleep(seconds.uniform(0.1, 4))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait(60) == -signal.SIGKILL
+        process.kill()
+        process.join(60)
+        killed += process.exitcode == -signal.SIGKILL
     assert killed >= 6, "the runs were over before they could be killed"
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    expected = json.loads(result.stdout.splitlines()[-1])[1]
+    process, said = start_ready(SYNC, *arguments)
+    assert said.recv() == "open"
+    expected = json.loads(said.recv())[1]
+    process.join(60)
     stored = (
         chromadb.PersistentClient(tmp_path / "store")
         .get_collection("texts")
