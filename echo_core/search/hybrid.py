@@ -114,7 +114,7 @@ def check_fusion(fusion: object) -> Fusion:
 # What was measured to serve, see docs/search.md: questions that reuse the texts' words, and vectors that are as good as
 # can be, to which words as they are written only add noise.
 SHARED_WORDS = Fusion(dense=1.0, bm25=1.0)
-STRONG_DENSE = Fusion(dense=1.0, bm25=0.0, key_tokens=0.1)
+STRONG_DENSE = Fusion(dense=1.0, bm25=0.0, key_tokens=0.05)
 
 
 def fuse_candidates(scores: Mapping[str, Scores], fusion: Fusion) -> Scores:

@@ -90,4 +90,4 @@ def test_wrong_fusions_are_refused(fields, message):
 
 def test_settings_that_are_recommended_count_what_they_say():
     assert SHARED_WORDS.weights == {"dense": 1.0, "bm25": 1.0} == Fusion().weights
-    assert STRONG_DENSE.weights == {"dense": 1.0, "key_tokens": 0.1}
+    assert STRONG_DENSE.weights == {"dense": 1.0, "key_tokens": 0.05}
