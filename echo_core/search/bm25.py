@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from echo_core.errors import ConfigError
 from echo_core.search.hybrid import Scores
+from echo_core.text.inputs import check_texts, listed_ids
 
 K1, B = 1.2, 0.75  # Lucene's defaults
 STOP_WORDS = "en"  # English ones are left out; bm25s has lists of some languages, by these names
@@ -22,36 +24,59 @@ class BM25Index:
         """Index the texts.
 
         Args:
-            ids: of N documents.
-            texts: N.
+            ids: of N documents, each once.
+            texts: N. A word is a run of two or more letters or digits, in any case.
             stop_words: left out of documents and queries: a language of bm25s, a list, or None.
 
         Raises:
             ImportError: bm25s is not installed.
+            ConfigError: another number of ids than of texts, an id that is there twice, or no such stop words.
+            TypeError: no list of texts or of ids.
         """
-        self.ids = tuple(ids)
-        self._stop_words = stop_words
-        self._library = import_bm25s()
-        tokens = self._tokens(texts, return_ids=True)
-        self._found = self._library.BM25(k1=K1, b=B)
+        self.ids = tuple(listed_ids(ids))
+        self._stop_words = _checked_stop_words(stop_words)
+        documents = check_texts(texts)
+        if len(self.ids) != len(documents) or len(set(self.ids)) < len(documents):
+            distinct = len(set(self.ids))
+            raise ConfigError(f"ids must be one for each of {len(documents)} texts, each once, got {distinct} distinct")
+        tokens = self._tokens(documents, return_ids=True)
+        self._found = import_bm25s().BM25(k1=K1, b=B)
         self._is_empty = not any(map(len, tokens.ids))
         if not self._is_empty:
             self._found.index(tokens, show_progress=False)
 
     def scores(self, queries: Sequence[str]) -> Scores:
-        """The scores (Q, N) float32 of Q queries, in the order of ``ids``; 0 where no word is shared."""
-        scores = np.zeros((len(queries), len(self.ids)), dtype=np.float32)
-        if self._is_empty or not queries:
+        """The scores (Q, N) float32 of Q queries, in the order of ``ids``; 0 where no word is shared.
+
+        Raises:
+            TypeError: no list of texts.
+        """
+        asked = check_texts(queries)
+        scores = np.zeros((len(asked), len(self.ids)), dtype=np.float32)
+        if self._is_empty or not asked:
             return scores
-        for line, words in zip(scores, self._tokens(queries, return_ids=False), strict=True):
+        for line, words in zip(scores, self._tokens(asked, return_ids=False), strict=True):
             if words:
                 line[:] = self._found.get_scores(words)
         return scores
 
-    def _tokens(self, texts: Sequence[str], return_ids: bool) -> Any:
-        return self._library.tokenize(
-            list(texts), stopwords=self._stop_words or [], return_ids=return_ids, show_progress=False
+    def _tokens(self, texts: list[str], return_ids: bool) -> Any:
+        return import_bm25s().tokenize(
+            texts, stopwords=self._stop_words or [], return_ids=return_ids, show_progress=False
         )
+
+
+def _checked_stop_words(given: object) -> str | list[str] | None:
+    """The stop words as bm25s takes them; it knows a language by its name alone, and takes True for English."""
+    if isinstance(given, str):
+        try:
+            import_bm25s().tokenize(["a"], stopwords=given, show_progress=False)
+        except ValueError as error:
+            raise ConfigError(f"stop_words must be a language of bm25s, got {given!r} ({error})") from error
+        return given
+    if given is not None and not (isinstance(given, Iterable) and all(isinstance(word, str) for word in given)):
+        raise TypeError(f"stop_words must be a language, a list of words or None, got {type(given).__name__}")
+    return None if given is None else list(given)
 
 
 def import_bm25s() -> Any:

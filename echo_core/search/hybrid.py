@@ -24,9 +24,13 @@ def reciprocal_rank_fusion(
         weights: one for each ranking; None: 1.
 
     Raises:
-        ConfigError: as many weights as rankings must be given.
+        ConfigError: as many weights as rankings must be given, each a finite number.
+        TypeError: a string or a set in place of a ranking.
     """
     scores: dict[str, float] = {}
+    wrong = next((kind for each in (rankings, *rankings) if (kind := type(each)) in (str, bytes, set, frozenset)), None)
+    if wrong is not None:
+        raise TypeError(f"rankings must be lists of ids, best first, got {wrong.__name__}")
     for ranking, weight in zip(rankings, _weights(weights, len(rankings)), strict=True):
         for rank, name in enumerate(ranking, start=1):
             scores[name] = scores.get(name, 0.0) + weight / (RANK_CONSTANT + rank)
@@ -36,7 +40,8 @@ def reciprocal_rank_fusion(
 def standard_scores(scores: Scores) -> Scores:
     """Each query's scores (Q, N) with mean 0 and deviation 1; equal ones become 0."""
     spread = scores.std(axis=1, keepdims=True)
-    return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1))
+    differ = (spread > 0) & (scores != scores[:, :1]).any(axis=1, keepdims=True)  # a mean of equal ones is rounded
+    return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / np.where(differ, spread, 1))
 
 
 def unit_scores(scores: Scores) -> Scores:
@@ -57,12 +62,13 @@ def fuse_scores(parts: Sequence[Scores], weights: Sequence[float] | None = None,
         scale: "z" (mean 0, deviation 1) or "min-max" (0 to 1), of each query's scores.
 
     Raises:
-        ConfigError: an unknown scale, or another number of weights than of parts.
+        ConfigError: an unknown scale, another number of weights than of parts, or parts that are not of one shape
+            (Q, N) or hold a number that is not finite.
     """
-    if scale not in SCALES:
-        raise ConfigError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
-    scaled = [weight * SCALES[scale](part) for part, weight in zip(parts, _weights(weights, len(parts)), strict=True)]
-    return np.asarray(sum(scaled))
+    check_choice("scale", scale, SCALES)
+    arrays = _checked_parts(parts)
+    weighed = zip(arrays, _weights(weights, len(arrays)), strict=True)
+    return np.asarray(sum(weight * (SCALES[scale](part) if part.size else part) for part, weight in weighed))
 
 
 PARTS = ("dense", "bm25", "key_tokens")
@@ -149,8 +155,22 @@ def best(scores: Scores, count: int, allowed: NDArray[np.bool_] | None = None) -
     return places[np.argsort(-scores[places], kind="stable")]
 
 
+def _checked_parts(parts: Sequence[Scores]) -> list[Scores]:
+    """The parts as arrays: numpy would stretch one of another shape, and NaN would take the whole query with it."""
+    arrays = [np.asarray(part) for part in parts]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1 or arrays[0].ndim != 2 or any(array.dtype.kind not in "fiu" for array in arrays):
+        kinds = ", ".join(f"{array.shape} of {array.dtype}" for array in arrays) or "none"
+        raise ConfigError(f"parts must be arrays of numbers of one shape (Q, N), got {kinds}")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ConfigError("parts must be finite, got NaN or infinity; leave such documents out")
+    return arrays
+
+
 def _weights(given: Sequence[float] | None, count: int) -> Sequence[float]:
-    weights = [1.0] * count if given is None else given
+    weights = [1.0] * count if given is None else list(given)
     if len(weights) != count:
         raise ConfigError(f"weights must be one for each of the {count} rankings, got {len(weights)}")
+    if not all(map(is_number, weights)):
+        raise ConfigError(f"weights must be finite numbers, got {weights}")
     return weights

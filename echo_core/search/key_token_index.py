@@ -64,20 +64,18 @@ class KeyTokenIndex:
         Raises:
             ConfigError: another number of ids than of rows, an id that is there twice, another vocabulary, or numbers
                 that are not finite.
-            TypeError: one string in place of ids, or an id that is none.
+            TypeError: one string in place of ids, or an id that is none; or rows that are no sparse matrix.
         """
-        names = listed_ids(ids)
+        names, rows = listed_ids(ids), _checked_rows("rows", rows)
         if len(names) != rows.shape[0] or len(set(names)) < len(names):
             distinct = len(set(names))
             raise ConfigError(f"ids must be one for each of {rows.shape[0]} rows, each once, got {distinct} distinct")
-        if not np.isfinite(rows.data).all():
-            raise ConfigError("rows must be finite, got NaN or infinity; it would stand in all scores of its document")
         with self._own.lock:
             self._check_width(rows)
             first = len(self._ids)
             self._ids += names
             self._places.update({name: first + number for number, name in enumerate(names)})
-            self._parts.append(rows)
+            self._parts.append(rows.copy())
 
     def remove(self, ids: Iterable[str]) -> None:
         """Take documents out.
@@ -99,8 +97,10 @@ class KeyTokenIndex:
         With ``idf`` among the space's options a query's tokens weigh more, the fewer documents have them.
 
         Raises:
-            ConfigError: queries of another vocabulary.
+            ConfigError: queries of another vocabulary, or numbers that are not finite.
+            TypeError: queries that are no sparse matrix.
         """
+        queries = _checked_rows("queries", queries)
         with self._own.lock:
             self._check_width(queries)
             columns = self._settle()
@@ -134,8 +134,10 @@ class KeyTokenIndex:
         check_space(notes, space, f"the index {os.fspath(path)}")
         index = cls(space)
         try:
-            index._ids = json.loads(arrays.pop("ids").tobytes())
+            index._ids = listed_ids(json.loads(arrays.pop("ids").tobytes()))
             index._places = {name: place for place, name in enumerate(index._ids)}
+            if len(index._places) < len(index._ids):
+                raise ValueError("an id that is there twice")
             index._columns = _columns(arrays, len(index._ids)) if arrays else None
         except (KeyError, ValueError, TypeError) as error:
             raise StoreError(f"{os.fspath(path)} must be a whole index, got {error}; build it again") from error
@@ -158,6 +160,23 @@ class KeyTokenIndex:
         self._places = {name: place for place, name in enumerate(self._ids)}
         self._parts = []
         return self._columns
+
+
+def _checked_rows(name: str, rows: object) -> csr_array:
+    """The rows as CSR of float32, which alone the file of an index holds."""
+    sparse = import_scipy()
+    if not sparse.issparse(rows) or rows.ndim != 2 or rows.dtype.kind not in "fiub":
+        kind = f"{type(rows).__name__} of {getattr(rows, 'dtype', 'no numbers')}"
+        way_out = "encode_sparse_documents and encode_sparse_queries give them"
+        raise TypeError(f"{name} must be a sparse matrix of scipy with real numbers, got {kind}; {way_out}")
+    checked = sparse.csr_array(rows).astype(np.float32, copy=False)
+    try:
+        checked.check_format(full_check=True)  # a wrong index would read foreign memory
+    except ValueError as error:
+        raise ConfigError(f"{name} must be a whole sparse matrix, got one of which {error}") from error
+    if not np.isfinite(checked.data).all():
+        raise ConfigError(f"{name} must be finite, got NaN or infinity; it would stand in all scores of a row")
+    return checked
 
 
 def _columns(arrays: Mapping[str, Any], documents: int) -> csc_array:

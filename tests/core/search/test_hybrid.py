@@ -52,6 +52,36 @@ def test_wrong_scales_and_weights_are_refused():
         reciprocal_rank_fusion([["a"], ["b"]], weights=[1])
 
 
+def test_parts_that_do_not_belong_together_are_refused():
+    """One of another shape was stretched to that of the others, and NaN in one score was in all of its query's."""
+    line = np.array([[1.0, 2.0, 3.0]])
+    for wrong in ([], [line, line[:, :1]], [line, np.ones((2, 3))], [line[0]], [np.array([["a"]])]):
+        with pytest.raises(ConfigError, match=r"parts must be arrays of numbers of one shape \(Q, N\), got"):
+            fuse_scores(wrong)
+    for number in (np.nan, np.inf):
+        with pytest.raises(ConfigError, match="parts must be finite, got NaN or infinity"):
+            fuse_scores([line, np.array([[1.0, number, 3.0]])])
+    for weight in (np.nan, "2", None):
+        with pytest.raises(ConfigError, match="weights must be finite numbers, got"):
+            fuse_scores([line], [weight])
+    assert np.array_equal(fuse_scores([[[1, 2, 3]]]), fuse_scores([line]))
+
+
+@pytest.mark.parametrize("scale", [*SCALES])
+def test_scores_that_are_equal_or_none_are_on_every_scale(scale):
+    """The mean of equal ones is rounded, and what was left of it became -1; without documents numpy found no least."""
+    assert np.abs(fuse_scores([np.full((1, 3), 0.1), np.full((1, 3), 0.7)], scale=scale)).max() < 1e-9
+    assert fuse_scores([np.zeros((2, 0))], scale=scale).shape == (2, 0)
+    assert fuse_scores([np.zeros((0, 3))], scale=scale).shape == (0, 3)
+
+
+@pytest.mark.parametrize("wrong", ["abc", ["abc", "cab"], [{"a", "b"}], {"a"}], ids=str)
+def test_what_is_no_list_of_rankings_is_refused(wrong):
+    """The letters of a string were ids, and a set has no best."""
+    with pytest.raises(TypeError, match=r"rankings must be lists of ids, best first, got (str|set)"):
+        reciprocal_rank_fusion(wrong)
+
+
 def test_candidates_are_fused_by_scores_or_by_ranks_without_those_that_share_no_word():
     scores = {"dense": np.array([0.9, 0.5, 0.1]), "bm25": np.array([0.0, 4.0, 2.0])}
     by_scores = fuse_candidates(scores, Fusion(bm25=0.5))

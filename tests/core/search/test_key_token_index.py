@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from echo_core.errors import ConfigError, EmbeddingSpaceMismatch, StoreError
 from echo_core.methods.sparse_matrix import inverse_document_frequency
-from echo_core.search.arrays import map_arrays
+from echo_core.search.arrays import map_arrays, write_arrays
 from echo_core.search.key_token_index import KeyTokenIndex
 
 sparse = pytest.importorskip("scipy.sparse")
@@ -111,6 +112,18 @@ def test_a_damaged_file_is_told(tmp_path, damage):
         KeyTokenIndex.load(path, SPACE)
 
 
+@pytest.mark.parametrize("ids", [["a", "a"], [1, 2], None, "ab"], ids=str)
+def test_a_file_whose_ids_are_no_list_of_distinct_strings_is_told(tmp_path, ids):
+    """An id that was there twice made one document of two, and letters of a string or numbers were ids."""
+    path, index = tmp_path / "words.safetensors", KeyTokenIndex(SPACE)
+    index.add(["a", "b"], rows_of(2))
+    index.save(path)
+    arrays, notes = map_arrays(path)
+    write_arrays(path, {**arrays, "ids": np.frombuffer(json.dumps(ids).encode(), dtype=np.uint8)}, notes)
+    with pytest.raises(StoreError, match=r"must be a whole index, got .*; build it again"):
+        KeyTokenIndex.load(path, SPACE)
+
+
 def test_what_does_not_fit_is_refused():
     index = KeyTokenIndex(SPACE)
     index.add(["a", "b"], rows_of(2))
@@ -143,6 +156,59 @@ def test_numbers_that_are_not_finite_are_refused():
     wrong.data[0] = np.nan
     with pytest.raises(ConfigError, match="rows must be finite"):
         index.add(["a"], wrong)
+
+
+def test_queries_that_are_not_finite_are_refused():
+    """Every document had the score NaN."""
+    index, wrong = KeyTokenIndex(SPACE), rows_of(1)
+    index.add(["a"], rows_of(1))
+    wrong.data[0] = np.inf
+    with pytest.raises(ConfigError, match="queries must be finite"):
+        index.scores(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.ones((1, 30)), [[1.0] * 30], None, ["bees"], rows_of(1) * 1j, rows_of(1)[0]],
+    ids=lambda w: str(type(w)),
+)
+def test_what_is_no_sparse_matrix_is_refused(wrong):
+    """A dense array was taken in, and every search after that failed; of complex numbers all scores were 0."""
+    index = KeyTokenIndex(SPACE)
+    with pytest.raises(TypeError, match="rows must be a sparse matrix of scipy with real numbers, got"):
+        index.add(["a"], wrong)
+    assert len(index) == 0
+    with pytest.raises(TypeError, match="queries must be a sparse matrix of scipy with real numbers, got"):
+        index.scores(wrong)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int32, np.bool_])
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csc_array, sparse.coo_array, sparse.lil_array])
+def test_any_sparse_matrix_is_taken_and_saved(tmp_path, kind, layout):
+    """Numbers of float64 were saved, and the file could not be loaded."""
+    rows, index = layout(rows_of(2).astype(kind)), KeyTokenIndex(SPACE)
+    index.add(["a", "b"], rows)
+    index.save(tmp_path / "words.safetensors")
+    loaded = KeyTokenIndex.load(tmp_path / "words.safetensors", SPACE)
+    expected = rows_of(3, seed=1).toarray() @ rows.toarray().astype(np.float32).T
+    for found in (index, loaded):
+        assert np.allclose(found.scores(rows_of(3, seed=1)), expected, atol=1e-5)
+
+
+def test_an_index_keeps_rows_of_its_own():
+    """What a caller wrote into the rows later was found."""
+    index, rows = KeyTokenIndex(SPACE), rows_of(1)
+    index.add(["a"], rows)
+    rows.data[:] = 0
+    assert index.scores(rows_of(1)).item() > 0
+
+
+def test_a_wrong_index_in_the_rows_is_refused():
+    """Foreign memory was read, and the process died."""
+    index, rows = KeyTokenIndex(SPACE), rows_of(1)
+    rows.indices[0] = 2**30
+    with pytest.raises(ConfigError, match=r"rows must be a whole sparse matrix, got one of which .* must be < 30"):
+        index.add(["a"], rows)
 
 
 def test_a_copy_of_an_index_is_one_of_its_own():
