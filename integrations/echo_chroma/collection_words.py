@@ -20,7 +20,7 @@ from chromadb.api.models.Collection import Collection
 
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.run import PAGE
-from echo_chroma.store import reaching
+from echo_chroma.store import reaching, store_folder
 from echo_core.config import EchoConfig
 from echo_core.errors import EmbeddingSpaceMismatch, StoreError
 from echo_core.identity.files import cache_folder
@@ -204,7 +204,7 @@ def read_texts(collection: Collection) -> dict[str, str]:
 
 def store_stamp(collection: Collection) -> object:
     """What changes with every write to a store in a folder of this machine; None: it cannot be told, or not yet."""
-    folder = _store_folder(collection)
+    folder = store_folder(collection)
     if folder is None:
         return None
     states = [(path.name, path.stat()) for path in sorted(folder.glob("chroma.sqlite3*"))]
@@ -217,16 +217,10 @@ def store_stamp(collection: Collection) -> object:
 def index_path(collection: Collection) -> Path | None:
     """The file of key tokens: in the store's folder, or for a server in the user's cache; None: a store in memory."""
     settings, name = collection._client.get_settings(), f"{collection.id}.safetensors"
-    folder = _store_folder(collection)
+    folder = store_folder(collection)
     if folder is not None:
         return folder / "echo_words" / name
     return cache_folder("words") / name if "fastapi" in settings.chroma_api_impl.lower() else None
-
-
-def _store_folder(collection: Collection) -> Path | None:
-    settings = collection._client.get_settings()
-    in_process = "fastapi" not in settings.chroma_api_impl.lower()
-    return Path(settings.persist_directory) if settings.is_persistent and in_process else None
 
 
 def _save(index: KeyTokenIndex, path: Path | None) -> None:

@@ -18,7 +18,7 @@ from echo_chroma.guard import check_stored_space
 from echo_chroma.run import PAGE, function_of
 from echo_chroma.store import reaching
 from echo_chroma.vectors import cosines_of
-from echo_core.errors import check_integer
+from echo_core.errors import check_choice, check_integer
 from echo_core.methods.finish import unit
 from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
 from echo_core.search.hybrid import Fusion, check_fusion, fuse_candidates
@@ -27,6 +27,7 @@ from echo_core.text.inputs import check_texts
 DEFAULT, SPARSE = Fusion(), SparseOptions()
 Filter = Mapping[str, Any]
 Found = dict[str, list[list[Any]]]
+MOST = 2**31 - 1  # documents that Chroma can be asked for at once
 
 
 def hybrid_query(
@@ -46,7 +47,7 @@ def hybrid_query(
         collection: from ``open_collection``, or any other with an EchoEmbeddingFunction.
         queries: Q texts, said with the query template.
         n_results: documents for each query; fewer, where fewer are found.
-        where: filter on metadata, as in ``collection.query``; it holds for vectors and words.
+        where: filter on metadata, as in ``collection.query``; it holds for vectors and words. An empty one is none.
         where_document: filter on the text, likewise.
         fusion: which rankings count, how much, and how they are fused.
         sparse: options of the key tokens, where they count. The documents' are made at the first query, by a pass of
@@ -60,17 +61,18 @@ def hybrid_query(
 
     Raises:
         EmbeddingSpaceMismatch: the collection holds vectors of another space.
-        TypeError: no list of queries, or ``fusion`` or ``sparse`` is something else.
+        TypeError: no list of queries, or a filter, ``fusion`` or ``sparse`` is something else.
         ImportError: the extra ``hybrid`` is not installed.
         StoreError: the store does not answer.
         Exception: what ``EchoEncoder.encode_queries`` raises.
     """
-    _check_options(n_results, fusion, sparse)
+    _check_options(n_results, fusion, sparse, refresh)
+    filters = _checked_filters(where=where, where_document=where_document)
     texts = check_texts(queries)
     function = function_of(collection)
     check_stored_space(collection, function.stored_space)
     with reaching(collection.name, "nothing was changed"):
-        reads = _Reads(collection, where, where_document)
+        reads = _Reads(collection, filters)
         vectors, rows = _encoded(function, texts, fusion, sparse)
         worded: Mapping[str, Worded] = {}
         if fusion.bm25 or fusion.key_tokens:
@@ -81,8 +83,18 @@ def hybrid_query(
         return _answers(reads, vectors, worded, len(texts), n_results, fusion)
 
 
-def _check_options(n_results: object, fusion: object, sparse: object) -> None:
+def _checked_filters(**given: object) -> dict[str, Any]:
+    """The filters that leave something out. Raises TypeError for one that is no mapping."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Mapping):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be a filter of Chroma, as {{'page': {{'$lt': 2}}}}, or None, got {kind}")
+    return {name: value for name, value in given.items() if value}
+
+
+def _check_options(n_results: object, fusion: object, sparse: object, refresh: object) -> None:
     check_integer("n_results", n_results, 1)
+    check_choice("refresh", refresh, (True, False))
     check_fusion(fusion)
     check_sparse_options(sparse)
 
@@ -104,10 +116,8 @@ def _encoded(
 class _Reads:
     """What one call reads of a collection, under its filters."""
 
-    def __init__(self, collection: Collection, where: Filter | None, where_document: Filter | None) -> None:
-        self._collection = collection
-        given = {"where": where, "where_document": where_document}
-        self._filters: dict[str, Any] = {name: value for name, value in given.items() if value}
+    def __init__(self, collection: Collection, filters: dict[str, Any]) -> None:
+        self._collection, self._filters = collection, filters
 
     def nearest(self, vectors: NDArray[np.float32], count: int) -> list[dict[str, float]]:
         """The cosines of each query's nearest documents, by id."""
@@ -135,6 +145,8 @@ class _Reads:
         if not wanted:
             return {}
         found = self._collection.get(ids=wanted, include=["embeddings"])
+        if not found["ids"]:  # all of them were deleted meanwhile
+            return {}
         return dict(zip(found["ids"], unit(np.asarray(found["embeddings"], dtype=np.float32)), strict=True))
 
     def records(self, ids: Iterable[str]) -> dict[str, tuple[str | None, Any]]:
@@ -150,7 +162,7 @@ def _answers(
     reads: _Reads, vectors: Any, worded: Mapping[str, Worded], queries: int, count: int, fusion: Fusion
 ) -> Found:
     """Candidates of all rankings, scored by each of them, fused, and read from the store."""
-    depth = max(fusion.candidates, count)
+    depth = min(max(fusion.candidates, count), MOST)
     cosines = [{} for _ in range(queries)] if vectors is None or not queries else reads.nearest(vectors, depth)
     allowed = reads.allowed() if worded else None
     by_words = [[id for each in worded.values() for id in each.best(q, depth, allowed)] for q in range(queries)]
@@ -159,7 +171,8 @@ def _answers(
         by_words = [[*line] for line in cosines]
     ranked = [_fused(q, dict.fromkeys(ids), cosines[q], worded, fusion) for q, ids in enumerate(by_words)]
     records = reads.records({id for scored in ranked for id in scored["ids"][:count]})
-    return _listed([{key: values[:count] for key, values in scored.items()} for scored in ranked], records)
+    best = [{key: values[:count] for key, values in scored.items()} for scored in ranked]
+    return _listed(best, records, ("ids", "documents", "metadatas", "scores", *fusion.weights))
 
 
 def _complete(
@@ -186,9 +199,11 @@ def _fused(
     return {name: [column[place] for place in order] for name, column in columns.items()}
 
 
-def _listed(ranked: list[dict[str, list[Any]]], records: Mapping[str, tuple[str | None, Any]]) -> Found:
-    """The columns of all queries, without documents that were deleted meanwhile."""
-    found: Found = {key: [] for key in ("ids", "documents", "metadatas", *(ranked[0] if ranked else ()))}
+def _listed(
+    ranked: list[dict[str, list[Any]]], records: Mapping[str, tuple[str | None, Any]], keys: Iterable[str]
+) -> Found:
+    """The columns of all queries under these keys, without documents that were deleted meanwhile."""
+    found: Found = {key: [] for key in keys}
     for scored in ranked:
         kept = [place for place, id in enumerate(scored["ids"]) if id in records]
         for key, column in scored.items():

@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import chromadb
 import httpx
 from chromadb.api import BaseAPI, ClientAPI
+from chromadb.api.models.Collection import Collection
 from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.errors import ChromaError, InternalError, RateLimitError
 
@@ -30,6 +33,7 @@ _IN_THE_MAKING = re.compile("already exists|database is locked")  # by another p
 _FAILURES = (httpx.HTTPError, InternalError, RateLimitError)
 
 T = TypeVar("T")
+_found: dict[tuple[str, str], Path] = {}  # by the name that a client has for its folder, and by a collection in it
 
 
 def record_bytes(id: str, text: str | None, metadata: Mapping[str, Any] | None, dimension: int) -> int:
@@ -144,3 +148,28 @@ def open_store(folder: str, make: Callable[[], T], waits: Sequence[float] = _WAI
                 raise
         time.sleep(waits[0])
         return open_store(folder, make, waits[1:])
+
+
+def store_folder(collection: Collection) -> Path | None:
+    """The folder that holds the store of a collection, absolute; None: there is none here, or it cannot be told.
+
+    Chroma keeps a relative name as it was given, which means another folder once the process has changed its own. So a
+    folder is taken only if it holds the collection, and remembered.
+    """
+    settings = collection._client.get_settings()
+    if not settings.is_persistent or "fastapi" in settings.chroma_api_impl.lower():
+        return None
+    folder = Path(settings.persist_directory)
+    key = str(folder), str(collection.id)
+    if key not in _found and (folder.is_absolute() or _holds(folder, key[1])):
+        _found[key] = folder.absolute()
+    return _found.get(key)
+
+
+def _holds(folder: Path, id: str) -> bool:
+    file = (folder / "chroma.sqlite3").absolute()
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as store:
+            return store.execute("SELECT 1 FROM collections WHERE id = ?", [id]).fetchone() is not None
+    except sqlite3.Error:
+        return False

@@ -14,7 +14,7 @@ import chromadb
 import pytest
 from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 
-from echo_chroma import add_documents, collection_words, hybrid_query, open_collection
+from echo_chroma import add_documents, collection_words, hybrid, hybrid_query, open_collection
 from echo_chroma.collection_words import index_path, store_stamp, words_of
 from echo_core import ConfigError, EchoConfig, EchoEncoder, EmbeddingSpaceMismatch, SparseOptions
 from echo_core.search.bm25 import BM25Index
@@ -226,12 +226,64 @@ def test_an_empty_collection_and_no_queries_find_nothing(client, config, runtime
     assert hybrid_query(opened, [])["ids"] == []
 
 
+def test_no_queries_have_the_same_keys_as_some(in_memory):
+    """Without queries there were no "scores", which a loop over the answer's columns ended in."""
+    assert hybrid_query(in_memory, [], fusion=ALL) == {key: [] for key in hybrid_query(in_memory, ["a"], fusion=ALL)}
+
+
+def test_more_documents_than_chroma_can_count_are_all_that_there_are(in_memory):
+    """Chroma told of an int that is too large to convert to a C long."""
+    for fusion in (Fusion(), Fusion(candidates=10**30)):
+        assert len(hybrid_query(in_memory, ["bread"], 10**30, fusion=fusion)["ids"][0]) == len(TEXTS)
+
+
+def test_documents_that_are_deleted_during_a_query_are_left_out(in_memory, monkeypatch):
+    """If all that words had found were gone, numpy told of einsum's subscripts."""
+
+    def deleting(self, vectors, count, nearest=hybrid._Reads.nearest):
+        in_memory.delete([f"d{n}" for n in range(6)])
+        return [{} for _ in nearest(self, vectors, count)]
+
+    monkeypatch.setattr(hybrid._Reads, "nearest", deleting)
+    assert hybrid_query(in_memory, QUERIES)["ids"] == [[], []]
+
+
+def test_a_store_of_a_relative_name_keeps_its_words_when_the_process_goes_elsewhere(
+    tmp_path, config, runtime, monkeypatch
+):
+    """They were written into a folder of that name in the new place, and one there told what had changed."""
+    opened = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        opened.append(open_collection(chromadb.PersistentClient(f"{place}-store"), "notes", config, runtime))
+        add_documents(opened[-1], TEXTS, ids=[f"d{n}" for n in range(6)])
+        if place == "one":
+            hybrid_query(opened[-1], QUERIES, fusion=ALL, sparse=K)
+    monkeypatch.chdir(tmp_path)
+    assert index_path(opened[0]).is_relative_to(tmp_path / "one")
+    assert index_path(opened[0]).is_file()
+    assert index_path(opened[1]) is None  # its folder was not asked for before the process went away
+    assert store_stamp(opened[1]) is None
+
+
+@pytest.mark.parametrize("wrong", [[], "page", 0, 3], ids=repr)
+def test_what_is_no_filter_is_refused(in_memory, wrong):
+    """An empty list and 0 were taken for no filter."""
+    for name in ("where", "where_document"):
+        with pytest.raises(TypeError, match=f"{name} must be a filter of Chroma, as .*, or None, got"):
+            hybrid_query(in_memory, QUERIES, **{name: wrong})
+    assert len(hybrid_query(in_memory, QUERIES, where={})["ids"][0]) == len(TEXTS)
+
+
 def test_what_is_asked_wrongly_is_refused(ephemeral, config, runtime, other_llama):
     opened = open_collection(ephemeral, "notes", config, runtime)
     with pytest.raises(TypeError, match="one string"):
         hybrid_query(opened, "storm")
     with pytest.raises(ConfigError, match="n_results must be an integer of at least 1, got 0"):
         hybrid_query(opened, QUERIES, 0)
+    with pytest.raises(ConfigError, match="refresh must be one of True, False, got 'no'"):  # it was taken for True
+        hybrid_query(opened, QUERIES, refresh="no")
     with pytest.raises(TypeError, match="fusion must be a Fusion, got dict"):
         hybrid_query(opened, QUERIES, fusion={"bm25": 1})
     with pytest.raises(TypeError, match="options must be SparseOptions, got dict"):  # it was ignored
