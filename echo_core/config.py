@@ -210,6 +210,13 @@ class Runtime:
         check_choice("progress", self.progress, (True, False, None))
 
 
+def checked_runtime(given: object) -> Runtime:
+    """The runtime that was given, or the default one for None. Raises TypeError for something else."""
+    if not isinstance(given, Runtime | None):
+        raise TypeError(f"runtime must be a Runtime, got {type(given).__name__}; Runtime(device=…, dtype=…) is one")
+    return given or Runtime()
+
+
 def _checked_centre(name: str, value: object) -> tuple[float, ...]:
     given = value if isinstance(value, list | tuple) else ()
     if not given or not all(map(is_number, given)):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.config import EchoConfig, Runtime
+from echo_core.config import EchoConfig, Runtime, checked_runtime
 from echo_core.engine.device import choose_device
 from echo_core.engine.threads import in_thread
 from echo_core.errors import check_fields
@@ -51,10 +51,10 @@ class EchoEncoder(Sparse):
         Raises:
             ModelError: no such model, or not a causal decoder with safetensors weights and a fast tokenizer.
             ConfigError: an option that this model, this machine or the given engine cannot serve.
-            TypeError: ``model`` is none of these.
+            TypeError: ``model`` or ``runtime`` is none of these.
         """
         self.config = config_of(model)
-        self.runtime = runtime or Runtime()
+        self.runtime = checked_runtime(runtime)
         self._engine = engine or load_engine(self.config, self.runtime)
         self._pipelines = build_pipelines(self._engine, self.config)
 
@@ -226,7 +226,7 @@ def shared_encoder(config: EchoConfig, runtime: Runtime | None = None) -> EchoEn
 
     "cuda" and "auto" mean the calling thread's current GPU, which is one more key.
     """
-    given = runtime or Runtime()
+    given = checked_runtime(runtime)
     key = (config, given, str(choose_device(given.device)))
     with process_lock("shared encoders"):
         if key not in _shared:

@@ -97,7 +97,9 @@ def is_number(value: object) -> bool:
 
 
 def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
-    """Raise ConfigError if ``fields`` has a key that is no field of the dataclass ``cls``."""
+    """Raise ConfigError if ``fields`` has a key that is no field of the dataclass ``cls``; TypeError: no mapping."""
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"fields of {cls.__name__} must be a dict, as to_dict gives it, got {type(fields).__name__}")
     known = [knob.name for knob in dataclasses.fields(cls)]
     unknown = sorted(set(fields) - set(known))
     if unknown:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_core.errors import ConfigError
 from echo_core.methods.explanation import Explanation
 
 TITLE = 48  # characters of a passage that stand beside its row
@@ -19,6 +21,24 @@ def share_matrix(explanations: Sequence[Explanation]) -> tuple[list[str], NDArra
     words = [word for word, _ in explanations[0].query_word_shares] if explanations else []
     shares = [[share for _, share in each.query_word_shares] for each in explanations]
     return words, np.asarray(shares, dtype=np.float64).reshape(len(explanations), len(words))
+
+
+def check_target(target: object) -> None:
+    """Return if a matrix can be drawn there, or nothing is to be drawn (None): asked before a model runs.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ConfigError: a file of a kind that matplotlib does not write, or in a folder that is not there.
+        TypeError: neither a file nor Axes.
+    """
+    if isinstance(target, str | os.PathLike):
+        path, kinds = Path(target), _axes((1, 1)).figure.canvas.get_supported_filetypes()
+        if path.suffix[1:].lower() not in kinds:
+            raise ConfigError(f"plot must end in one of {', '.join(sorted(kinds))}, got {os.fspath(target)!r}")
+        if not path.parent.is_dir():
+            raise ConfigError(f"plot must be a file in a folder that exists, got {os.fspath(target)!r}; make it first")
+    elif target is not None and not hasattr(target, "imshow"):
+        raise TypeError(f"plot must be a file's path or Axes of matplotlib, got {type(target).__name__}")
 
 
 def plot_shares(explanations: Sequence[Explanation], passages: Sequence[str], target: Any) -> Any:
@@ -39,11 +59,10 @@ def plot_shares(explanations: Sequence[Explanation], passages: Sequence[str], ta
     axes = _axes(shares.shape) if isinstance(target, str | os.PathLike) else target
     most = max(float(np.abs(shares).max(initial=0)), 1e-9)
     axes.imshow(shares, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
-    axes.set_xticks(range(len(words)), words, rotation=35, ha="right")
-    titles = [
-        text if len(text) <= TITLE else f"{text[: TITLE - 1]}…" for text in (" ".join(p.split()) for p in passages)
-    ]
-    axes.set_yticks(range(len(titles)), [f"{t}  {e.score:.2f}" for t, e in zip(titles, explanations, strict=True)])
+    plain = {"parse_math": False}  # a text with two dollar signs is no formula
+    axes.set_xticks(range(len(words)), words, rotation=35, ha="right", **plain)
+    titles = [f"{_title(p)}  {e.score:.2f}" for p, e in zip(passages, explanations, strict=True)]
+    axes.set_yticks(range(len(titles)), titles, **plain)
     for (row, column), share in np.ndenumerate(shares):
         colour = "white" if abs(share) > 0.6 * most else "black"
         axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)

@@ -121,7 +121,8 @@ class Sparse(Reading):
 
         What is done to dense vectors at last (centre, filter, cut, unit length) does not count.
         """
-        return {**describe_space(raw_config(self.config), self._engine.weights), "sparse": options.describe()}
+        described = check_sparse_options(options).describe()
+        return {**describe_space(raw_config(self.config), self._engine.weights), "sparse": described}
 
     def _stated(
         self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None

@@ -20,11 +20,11 @@ from echo_core.methods.embed_filter import filter_basis, read_head
 from echo_core.methods.explanation import Explanation, Said, explain, finish_parts, pooled_strings
 from echo_core.methods.finish import Vectors, join_spans, raw_config
 from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_texts, top_tokens
-from echo_core.methods.share_matrix import plot_shares
+from echo_core.methods.share_matrix import check_target, plot_shares
 from echo_core.pipeline.assembly import Engine, build_pipelines
 from echo_core.pipeline.stages import Pipeline
 from echo_core.text.casing import as_said
-from echo_core.text.inputs import Variables, check_text, check_texts, said_texts
+from echo_core.text.inputs import Variables, check_text, check_texts, named_text, said_texts
 from echo_core.text.kept import Kept, keep_rows
 from echo_core.text.rows import Row
 
@@ -78,17 +78,16 @@ class Reading:
             role: the template that they are said with.
             instruction: value of ``{instruction}``, where the template has it.
             variables: values of its further variables.
-            merged: variants in case and number are one word, and pieces of words are left out; False: tokens as they
-                are.
-            taken_out: what all texts share: the "mean" of a sample's states, or its part along "u1", their first right
-                singular vector.
+            merged: variants in case and number are one word, pieces of words are left out; False: tokens as they are.
+            taken_out: what all texts share: the "mean" of a sample's states, or its part along "u1", see ``SHARED``.
 
         Raises:
             ModelError: the checkpoint has no LM head.
-            ConfigError: an unknown role or ``taken_out``, or ``k`` below 1.
+            ConfigError: an unknown role or ``taken_out``, ``merged`` is neither True nor False, or ``k`` below 1.
         """
         check_integer("k", k, 1)
         check_choice("role", role, ROLES)
+        check_choice("merged", merged, (True, False))
         states = self._raw_pipelines[role].encode(texts, instruction, variables)
         return self._read(self._own_part(states, role, taken_out), k, merged)
 
@@ -98,7 +97,7 @@ class Reading:
         Args:
             query: said with the query template.
             document: said with the document template.
-            instruction: value of ``{instruction}``, where a template has it.
+            instruction: value of ``{instruction}``, where a template has it; refused (VariableError) where none has.
             k: words of each.
 
         Raises:
@@ -106,10 +105,11 @@ class Reading:
             ConfigError: a template whose pooled region does not begin with {text}.
             ModelError: the checkpoint has no LM head.
         """
-        texts = {"query": check_text(query, 0), "document": check_text(document, 0)}
-        given = {role: instruction if self._needs_instruction(role) else None for role in ROLES}
-        token = self._engine.tokenizer.token
-        said = {role: _said(self._pipelines[role], texts[role], given[role], token) for role in ROLES}
+        texts = {"query": named_text(query, "query", 0), "document": named_text(document, "document", 1)}
+        takers = [role for role in ROLES if self._needs_instruction(role)] or ROLES  # one without a place refuses it
+        given = {role: instruction if role in takers else None for role in ROLES}
+        token, pipelines = self._engine.tokenizer.token, self._pipelines
+        said = {role: _said(pipelines[role], texts[role], given[role], token) for role in ROLES}
         read = {role: self.words([texts[role]], k, role, instruction=given[role])[0] for role in ROLES}
         return explain(said["query"], said["document"], read["query"], read["document"])
 
@@ -126,6 +126,7 @@ class Reading:
             plot: a file to draw a matrix into, or Axes of matplotlib, see ``methods/share_matrix.py``; None: neither.
         """
         passages = said_texts(documents)
+        check_target(plot)
         self.count_tokens(passages, instruction=instruction if self._needs_instruction("document") else None)
         found = [self.explain(query, document, instruction=instruction, k=k) for document in passages]
         if plot is not None:
@@ -228,9 +229,8 @@ class Reading:
 
     def _sample_states(self, pipeline: Pipeline) -> Vectors:
         fillers = dict.fromkeys(pipeline.prompts.template.variables - {"text"}, " ")  # what a call says is not known
-        instruction = fillers.pop("instruction", None) if self.config.instruction is None else None
-        fillers.pop("instruction", None)
-        return pipeline.encode(sample_texts(), instruction, fillers or None)
+        given = fillers.pop("instruction", None)
+        return pipeline.encode(sample_texts(), given if self.config.instruction is None else None, fillers or None)
 
 
 def _rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:

@@ -46,6 +46,22 @@ def check_text(text: object, index: int) -> str:
     return text
 
 
+def named_text(text: object, name: str, index: int) -> str:
+    """One of a call's few texts, each of which has a name.
+
+    Raises:
+        TypeError: not a string.
+        EmptyTextError: a blank one, which nothing can be told about; both say the name.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, got {type(text).__name__}")
+    if not text.strip():
+        raise EmptyTextError(
+            index, f"({name}) must not be empty or blank, got {text[:20]!r}; give one that says something"
+        )
+    return text
+
+
 def check_texts(texts: object) -> list[str]:
     """The texts of a collection, as a list. Raises what the two functions above do."""
     return [check_text(text, index) for index, text in enumerate(check_collection(texts))]
@@ -108,8 +124,11 @@ def fill_variables(
 
     Raises:
         VariableError: a value is missing, or too many, or of the wrong number.
-        TypeError: a value is not a string.
+        TypeError: a value is not a string, or ``given`` is no mapping.
     """
+    if given is not None and not isinstance(given, Mapping):
+        rule = "variables must be a dict, as {'context': 'a book'}"
+        raise TypeError(f"{rule}, got {type(given).__name__}")
     values: dict[str, str | Sequence[str]] = dict(given or {})
     if instruction is not None:
         values["instruction"] = instruction

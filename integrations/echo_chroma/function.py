@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from echo_chroma.guard import check_caller
 from echo_chroma.stored import NAME, from_stored, to_stored
-from echo_core.config import EchoConfig, Runtime
+from echo_core.config import EchoConfig, Runtime, checked_runtime
 from echo_core.errors import EmbeddingSpaceMismatch, VariableError
 from echo_core.identity.checkpoint import find_checkpoint, with_absolute_model
 from echo_core.identity.presets import config_of
@@ -61,12 +61,13 @@ class EchoEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         Raises:
             ConfigError: an option is unknown, of the wrong type or out of range.
             ModelError: there is no model of this name.
+            TypeError: ``config`` or ``runtime`` is something else.
         """
         check_arguments(None, drift)
         self._given: Any = config if hasattr(config, "encode_queries") else None  # its class would import torch
         given: Any = getattr(self._given, "config", config)
         self.config = with_absolute_model(config_of(given))
-        self.runtime = runtime or getattr(self._given, "runtime", None) or Runtime()
+        self.runtime = checked_runtime(getattr(self._given, "runtime", None) if runtime is None else runtime)
         self.drift = drift
         self._weights = weights
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import echo_core
 from echo_core import ConfigError, EchoConfig, Runtime
-from echo_core.config import ROLES
+from echo_core.config import ROLES, checked_runtime
 from echo_core.errors import EchoError, TextError, check_choice, check_integer
 from echo_core.identity.presets import config_of
 from echo_core.process.forks import load_lock
@@ -70,7 +70,7 @@ class EchoBatchEmbedder:
                 import torch
 
             torch.set_num_threads(threads)
-        self._encoder = echo_core.shared_encoder(self.config, replace(runtime or Runtime(), progress=False))
+        self._encoder = echo_core.shared_encoder(self.config, replace(checked_runtime(runtime), progress=False))
 
     def __call__(self, batch: Any) -> pa.Table:
         """The batch with the added columns, in the same order.

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from echo_core import ConfigError, EchoConfig, Runtime
+from echo_core.config import checked_runtime
 from echo_core.identity.checkpoint import with_absolute_model
 from echo_core.identity.presets import config_of
 from echo_server.access import LOCAL, Access
@@ -55,7 +56,7 @@ def create_app(
     """
     _check_access(api_key, hosts)
     load = Load(limits or Limits())
-    service = Service(settle(config), runtime or Runtime(), name, load)
+    service = Service(settle(config), checked_runtime(runtime), name, load)
     app = FastAPI(title="echo-server", lifespan=_loading(service), docs_url=None, redoc_url=None)
     metrics = Metrics(load, lambda: service.encoder)
     _add_embeddings(app, service, metrics)

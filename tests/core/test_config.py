@@ -9,6 +9,7 @@ import pytest
 
 from echo_core.config import EchoConfig, Runtime
 from echo_core.errors import ConfigError, EchoError, TemplateError
+from echo_core.methods.sparse_options import SparseOptions
 from echo_core.options.instructions import INSTRUCTIONS
 from echo_core.options.released import PRESETS
 from echo_core.template import TEMPLATES
@@ -99,6 +100,14 @@ def test_a_field_that_does_not_exist_is_refused_and_the_fields_are_listed():
         ConfigError, match=r"no field 'chunk', 'device'; its fields are model, revision, query_template"
     ):
         EchoConfig.from_dict({"device": "cpu", "chunk": 3, "layer": -1})
+
+
+@pytest.mark.parametrize("wrong", [None, "model", [("model", None)], 3], ids=repr)
+def test_what_is_no_dict_of_fields_is_refused(wrong):
+    """The letters of a string were told to be no fields, and None not to be iterable."""
+    for cls in (EchoConfig, SparseOptions):
+        with pytest.raises(TypeError, match=f"fields of {cls.__name__} must be a dict, as to_dict gives it, got"):
+            cls.from_dict(wrong)
 
 
 def test_a_config_holds_nothing_of_the_runtime():

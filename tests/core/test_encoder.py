@@ -19,6 +19,7 @@ from echo_core import (
     EmptyTextError,
     ModelError,
     NotFiniteError,
+    Runtime,
     shared_encoder,
 )
 
@@ -122,6 +123,14 @@ def test_errors_survive_pickle(error: Exception):
         str(error),
         getattr(error, "index", None),
     )
+
+
+def test_what_is_no_runtime_is_refused(tiny_llama: Path):
+    """A dict was "'dict' object has no attribute 'device'", from the loader or only at the first text."""
+    for wrong in ({"device": "cpu"}, {}, "cpu", Runtime):
+        for make in (EchoEncoder, shared_encoder):
+            with pytest.raises(TypeError, match=r"runtime must be a Runtime, got .*; Runtime\(device=…"):
+                make(EchoConfig(str(tiny_llama)), wrong)
 
 
 def test_one_config_and_runtime_share_one_encoder(tiny_llama: Path):

@@ -142,3 +142,5 @@ def test_options_of_another_type_are_refused_before_the_model_runs(encoder: Echo
             encoder.encode_both(["a"], "query", wrong)
         with pytest.raises(TypeError, match="options must be SparseOptions, got"):
             encoder.fit_sparse(["a", "b"], options=wrong)
+        with pytest.raises(TypeError, match="options must be SparseOptions, got"):
+            encoder.sparse_space(wrong)

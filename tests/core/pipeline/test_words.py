@@ -9,7 +9,7 @@ from encoders import LONG, encoder_of
 from nasty_texts import NASTY, PLAIN
 from safetensors.torch import load_file, save_file
 
-from echo_core import ConfigError, EchoEncoder, EmptyTextError, ModelError
+from echo_core import ConfigError, EchoEncoder, EmptyTextError, ModelError, VariableError
 from echo_core.methods.key_tokens import sample_texts
 from echo_core.methods.share_matrix import share_matrix
 
@@ -93,11 +93,59 @@ def test_a_matrix_is_drawn_on_axes_of_the_callers(encoder: EchoEncoder):
     assert axes.get_yticklabels()[0].get_text() == f"{PLAIN[2]}  {found[0].score:.2f}"
 
 
+def test_dollar_signs_in_texts_are_no_formulas(encoder: EchoEncoder, tmp_path: Path):
+    """What stood between two was typeset as mathematics, and what is none there ended in matplotlib's parser."""
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "shares.svg"
+    encoder.explain_all(r"Is $5 less than $6 or \$7?", ["from $5 to $6_", r"$\nosuchsign$"], plot=path)
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("plot", "kind", "message"),
+    [
+        ("shares.xyz", ConfigError, "plot must end in one of .*png.*, got"),
+        ("shares", ConfigError, "plot must end in one of"),
+        ("nowhere/shares.png", ConfigError, "plot must be a file in a folder that exists, got"),
+        (3, TypeError, "plot must be a file's path or Axes of matplotlib, got int"),
+    ],
+)
+def test_where_nothing_can_be_drawn_is_refused_before_the_model_runs(
+    encoder: EchoEncoder, monkeypatch, plot, kind, message
+):
+    """It was found out after all passages had been explained, in matplotlib."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(EchoEncoder, "explain", lambda *args, **options: pytest.fail("the model has run"))
+    with pytest.raises(kind, match=message):
+        encoder.explain_all(PLAIN[1], PLAIN[2:], plot=plot)
+
+
+def test_an_explanation_names_the_text_that_is_wrong(encoder: EchoEncoder):
+    """Both were text 0, and the way out for a blank one was an option that no explanation has."""
+    for texts, name in (((None, "a"), "query"), (("a", ["b"]), "document")):
+        with pytest.raises(TypeError, match=f"{name} must be a string, got"):
+            encoder.explain(*texts)
+    for texts, name in (((" ", "a"), r"text 0 \(query\)"), (("a", ""), r"text 1 \(document\)")):
+        with pytest.raises(EmptyTextError, match=f"{name} must not be empty or blank") as caught:
+            encoder.explain(*texts)
+        assert "zero" not in str(caught.value)
+
+
+def test_an_instruction_that_no_template_has_a_place_for_is_refused(encoder: EchoEncoder, tiny_llama: Path):
+    """It was left out in silence, by explanations alone."""
+    with pytest.raises(VariableError, match=r"has no variable \{instruction\}"):
+        encoder.explain(PLAIN[0], PLAIN[1], instruction="Find it")
+    one = encoder_of(tiny_llama, query_template="finetuned-query")
+    assert one.explain(PLAIN[0], PLAIN[1], instruction="Find it").score
+
+
 def test_what_is_asked_wrongly_is_refused(encoder: EchoEncoder):
     with pytest.raises(ConfigError, match="role must be one of 'query', 'document', got 'passage'"):
         encoder.words(PLAIN, role="passage")
     with pytest.raises(ConfigError, match="k must be an integer of at least 1, got 0"):
         encoder.words(PLAIN, k=0)
+    with pytest.raises(ConfigError, match="merged must be one of True, False, got 'no'"):  # it was taken for True
+        encoder.words(PLAIN, merged="no")
     with pytest.raises(EmptyTextError):
         encoder.explain("Why?", " ")
     with pytest.raises(TypeError, match="one string"):

@@ -113,3 +113,10 @@ def test_an_array_of_no_dimension_is_refused_with_the_way_out():
 def test_a_mapping_is_refused_with_the_way_out():
     with pytest.raises(TypeError, match=r"got dict; give its values: list\(texts.values\(\)\)"):
         check_collection({"a": "b"})
+
+
+@pytest.mark.parametrize("given", ["context", ["context"], [("context", "a book")], 3], ids=repr)
+def test_what_is_no_mapping_of_variables_is_refused(given):
+    """A string was "dictionary update sequence element #0 has length 1"."""
+    with pytest.raises(TypeError, match=r"variables must be a dict, as .*, got (str|list|int)"):
+        fill_variables(parse_template("{context}: {text}. Again: [[{text}]]"), 1, None, None, given)

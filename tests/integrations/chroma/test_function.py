@@ -51,6 +51,12 @@ def test_the_constructor_loads_nothing_and_one_encoder_serves_all_instances(conf
     assert first.encoder is second.encoder
 
 
+def test_what_is_no_runtime_is_refused_at_once(config):
+    """It was found out at the first text."""
+    with pytest.raises(TypeError, match="runtime must be a Runtime, got str"):
+        EchoEmbeddingFunction(config, "cpu")
+
+
 def test_importing_building_and_reading_the_config_loads_no_torch(config):
     program = (
         "import sys, echo_chroma, json; from echo_core import EchoConfig\n"
