@@ -20,7 +20,7 @@ from echo_core import ConfigError, EchoConfig, EmbeddingSpaceMismatch
 from echo_core.identity.space import FINGERPRINT_KEY
 from echo_core.process.forks import process_lock
 from echo_ray.columns import Columns, read_rows
-from echo_ray.dataset import settle
+from echo_ray.dataset import check_dataset, settle
 from echo_ray.embedder import as_table
 
 if TYPE_CHECKING:
@@ -65,13 +65,12 @@ def write_chroma(
         EmbeddingSpaceMismatch: the collection, or a row, has vectors of another space; names what differs.
         StoreError: the server does not answer; what is written stays, and the same call again goes on.
         ConfigError: ``settings`` without a host, or ``metadata`` names a column that is not there.
-        TypeError: ``metadata`` is one string.
+        TypeError: ``metadata`` is one string, or the settings are no mapping.
     """
     from echo_chroma import open_collection
     from echo_chroma.store import reaching
 
-    if not settings.get("host"):
-        raise ConfigError(f"settings must have the host of a Chroma server, got {dict(settings)!r}")
+    _check_settings(settings)
     if isinstance(metadata, str):
         raise TypeError(f"metadata must be a list of columns, got one string; put it in a list: [{metadata!r}]")
     with reaching(name, "nothing was changed"):
@@ -101,6 +100,8 @@ def without_stored(
         columns: as for ``embed_dataset``.
         role: as for ``embed_dataset``.
     """
+    check_dataset(dataset)
+    _check_settings(settings)
     names = columns or Columns()
 
     def leave_out(batch: pa.Table) -> pa.Table:
@@ -111,6 +112,14 @@ def without_stored(
         return table.filter(pa.array([id not in stored for id in ids], pa.bool_()))
 
     return dataset.map_batches(leave_out, batch_size=ROWS, batch_format="pyarrow")
+
+
+def _check_settings(settings: object) -> None:
+    if not isinstance(settings, Mapping):
+        rule = "settings must be arguments of chromadb.HttpClient, as {'host': '10.0.0.1', 'port': 8000}"
+        raise TypeError(f"{rule}, got {type(settings).__name__}")
+    if not settings.get("host"):
+        raise ConfigError(f"settings must have the host of a Chroma server, got {dict(settings)!r}")
 
 
 class _ChromaDatasink(Datasink[Written]):  # type: ignore[misc]

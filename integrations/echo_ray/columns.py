@@ -18,7 +18,7 @@ class Columns:
     """Names of the columns that are read, then of those that are added."""
 
     text: str = "text"
-    source: str = "source"  # goes into the id, where the dataset has such a column
+    source: str | None = "source"  # goes into the id, where the dataset has such a column
     role: str | None = None  # holds "query" or "document" for each row; None: one role for all
     variables: tuple[str, ...] = ()  # of the template, besides {text}, named as the columns that hold their values
     vector: str = "vector"
@@ -30,11 +30,19 @@ class Columns:
         """Check the names.
 
         Raises:
-            TypeError: ``variables`` is one string, whose letters would be taken for names.
-            ConfigError: one name for two of the columns that are added.
+            TypeError: ``variables`` is one string, whose letters would be taken for names, or no list of names.
+            ConfigError: a name that is no string or an empty one, or one name for two of the columns that are added.
         """
         if isinstance(self.variables, str):
             raise TypeError(f"variables must be a tuple of names, got one string; write ({self.variables!r},)")
+        if not isinstance(self.variables, tuple | list):
+            raise TypeError(f"variables must be a tuple of names, got {type(self.variables).__name__}")
+        object.__setattr__(self, "variables", tuple(self.variables))
+        names = {field: getattr(self, field) for field in ("text", "vector", "id", "fingerprint", "error")}
+        names |= {field: name for field in ("source", "role") if (name := getattr(self, field)) is not None}
+        for field, name in (*names.items(), *(("variables", name) for name in self.variables)):
+            if not isinstance(name, str) or not name:
+                raise ConfigError(f"{field} must be the name of a column, got {name!r}")
         if len(set(self.added)) < len(self.added):
             raise ConfigError(f"id, vector, fingerprint and error must have four names, got {self.added}")
 

@@ -11,6 +11,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from echo_core import ConfigError, EchoConfig, Runtime
+from echo_core.config import checked_runtime
 from echo_core.errors import check_integer
 from echo_core.identity.checkpoint import with_absolute_model
 from echo_core.identity.presets import config_of
@@ -82,12 +83,14 @@ def embed_dataset(
         actors: processes that hold the model; None: by the cluster's GPUs or CPUs, see ``plan``.
         threads: of torch in each of them; None: by the cluster.
         batch_size: texts handed to an actor at a time; None: 1,024 on CPUs, 8,192 on GPUs.
-        ray_options: further ones of ``map_batches``, which go before those that are chosen here.
+        ray_options: further ones of ``map_batches``, as ``compute``, which go before those that are chosen here.
         **options: ``role``, ``vector_dtype`` and ``on_error`` of ``EchoBatchEmbedder``.
 
     Raises:
         ConfigError: an option is wrong, or a column that is known to be missing; nothing has run yet.
+        TypeError: no dataset of Ray, or an option that does not exist.
     """
+    check_dataset(dataset)
     _check_numbers(actors=actors, threads=threads, batch_size=batch_size)
     names, settled = columns or Columns(), settle(config)
     check_options(settled, names, **options)
@@ -96,7 +99,13 @@ def embed_dataset(
     chosen = plan(*_nodes(), actors, threads)
     if batch_size is not None:
         chosen = replace(chosen, batch_size=batch_size)
-    given = {"config": settled, "runtime": runtime, "columns": names, "threads": chosen.threads, **options}
+    given = {
+        "config": settled,
+        "runtime": checked_runtime(runtime),
+        "columns": names,
+        "threads": chosen.threads,
+        **options,
+    }
     return _embedded(dataset, given, chosen, ray_options or {})
 
 
@@ -105,14 +114,18 @@ def _embedded(dataset: Dataset, stage: dict[str, Any], plan: Plan, ray_options: 
 
     So an actor's work is written, or lost in a kill, batch by batch, however large the files were.
     """
-    return dataset.repartition(target_num_rows_per_block=plan.batch_size).map_batches(
-        EchoBatchEmbedder,
-        fn_constructor_kwargs=stage,
-        compute=ActorPoolStrategy(size=plan.actors),
-        batch_size=plan.batch_size,
-        batch_format="pyarrow",
-        **{**plan.resources(), **ray_options},
-    )
+    options: dict[str, Any] = {"compute": ActorPoolStrategy(size=plan.actors), "batch_size": plan.batch_size}
+    options |= {"batch_format": "pyarrow", **plan.resources(), **ray_options, "fn_constructor_kwargs": stage}
+    return dataset.repartition(target_num_rows_per_block=plan.batch_size).map_batches(EchoBatchEmbedder, **options)
+
+
+def check_dataset(dataset: object) -> None:
+    """Return if it is a dataset of Ray Data. Raises TypeError if not."""
+    if not isinstance(dataset, Dataset):
+        kind = type(dataset).__name__
+        raise TypeError(
+            f"dataset must be a ray.data.Dataset, got {kind}; ray.data.from_items([{{'text': …}}]) makes one"
+        )
 
 
 def settle(config: EchoConfig | str | os.PathLike[str] | None) -> EchoConfig:

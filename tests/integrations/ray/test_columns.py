@@ -53,3 +53,21 @@ def test_names_that_stand_for_two_columns_or_for_letters_are_refused():
         Columns(id="x", vector="x")
     with pytest.raises(TypeError, match=r"variables must be a tuple of names, got one string; write \('context',\)"):
         Columns(variables="context")
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("text", None), ("text", ""), ("source", 3), ("role", ""), ("id", None), ("vector", ["v"]), ("variables", (3,))],
+    ids=str,
+)
+def test_what_is_no_name_is_refused_with_its_field(field, wrong):
+    """It was looked for among the columns, or given to Arrow as the name of a new one."""
+    with pytest.raises(ConfigError, match=f"{field} must be the name of a column, got"):
+        Columns(**{field: wrong})
+
+
+def test_variables_may_be_a_list_and_must_have_an_order():
+    for wrong in ({"context"}, None, 3):
+        with pytest.raises(TypeError, match="variables must be a tuple of names, got"):
+            Columns(variables=wrong)
+    assert hash(Columns(variables=["context"], source=None)) == hash(Columns(variables=("context",), source=None))
