@@ -33,7 +33,7 @@ class EchoKeyTokens(Module):  # type: ignore[misc]
         super().__init__()
         for name, tensor in zip(_TENSORS, (head, shared, query_shared), strict=True):
             self.register_buffer(name, tensor)
-        self.k, self.query_k = k, query_k
+        self.k, self.query_k = min(k, len(head)), min(query_k, len(head))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """The same dict with ``sentence_embedding`` (B, V) float32, zeros but for k of each; all, of a blank text."""

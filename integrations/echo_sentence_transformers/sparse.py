@@ -55,7 +55,7 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
 
         Args:
             model_name_or_path: as for ``EchoSentenceTransformer``.
-            sparse: ``k``, ``query_k``, ``taken_out`` and what is fitted; a saved model has its own.
+            sparse: ``k``, ``query_k``, ``taken_out`` and what is fitted; refused for a saved model, which has its own.
             options: those of SparseEncoder.
 
         Raises:
@@ -63,6 +63,7 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
             ConfigError: an option that this model, or this class, cannot serve.
         """
         self._sparse = _checked(check_sparse_options(SparseOptions() if sparse is None else sparse))
+        self._leaves_sparse_alone = sparse is None
         super().__init__(model_name_or_path, **options)
 
     def encode(
@@ -93,12 +94,17 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
         if not transformer.decoder.readout.is_output:
             rule = "must be -1 for sparse vectors: the LM head reads the last layer alone"
             raise ConfigError(f"layer {rule}, got {echo.layer!r}; give EchoConfig(model, layer=-1)")
+        _check_width(self._sparse, int(head.shape[1]))
+        self._leaves_sparse_alone = True  # as these modules are made of it
         documents, queries = (_shared(transformer, role, self._sparse) for role in ("document", "query"))
         tokens = EchoKeyTokens(head, documents, queries, self._sparse.k, self._sparse.count("query"))
         return [transformer, pooling, tokens]
 
     def _check_modules(self) -> None:
         _check_kinds([type(module) for module in self])
+        if not self._leaves_sparse_alone:
+            rule = f"must be left out where the modules are there already, which are {self[2]!r}"
+            raise ConfigError(f"sparse {rule}, got {self._sparse}; make a new one from the language model for others")
         self[0].marks_roles = True
 
 
@@ -112,6 +118,13 @@ def _shared(transformer: EchoTransformer, role: str, sparse: SparseOptions) -> T
     texts = [WholeText.of(text, number) for number, text in enumerate(sample_texts())]
     states = transformer.stages.pooled(WholeTexts(texts, role, " " if unnamed else None), echo)
     return torch.from_numpy(np.asarray(SHARED[sparse.taken_out](states.cpu().numpy()), dtype=np.float32))
+
+
+def _check_width(sparse: SparseOptions, width: int) -> None:
+    for name in ("shared", "query_shared"):
+        fitted = getattr(sparse, name)
+        if fitted is not None and len(fitted) != width:
+            raise ConfigError(f"{name} must have {width} numbers for this model, got {len(fitted)}; fit again")
 
 
 def _checked(sparse: SparseOptions) -> SparseOptions:

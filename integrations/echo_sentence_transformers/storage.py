@@ -80,9 +80,7 @@ class OwnModules(BaseModel):  # type: ignore[misc]
 
     def _load_config_modules(self, model_name_or_path: str, **options: Any) -> tuple[Any, Any]:
         """The saved modules, or new ones around the language model of a plain sentence-transformers model."""
-        place = {name: options[name] for name in _FILES if name in options}
-        found = EchoTransformer.load_file_path(model_name_or_path, "modules.json", **place)
-        types = [module["type"] for module in json.loads(Path(found).read_text(encoding="utf-8"))]
+        types = self._saved_types(model_name_or_path, options)
         if types[:1] == ["echo_sentence_transformers.EchoTransformer"]:
             return super()._load_config_modules(model_name_or_path, **options)  # type: ignore[no-any-return]
         others = [kind for kind in types if not _PLAIN.fullmatch(kind)]
@@ -92,6 +90,11 @@ class OwnModules(BaseModel):  # type: ignore[misc]
         what = "opened as the causal language model that it is; its own pooling and prompts are not used"
         log.warning("%s is %s", model_name_or_path, what)
         return self._load_default_modules(model_name_or_path, **options)
+
+    def _saved_types(self, model_name_or_path: str, options: dict[str, Any]) -> list[str]:
+        place = {name: options[name] for name in _FILES if name in options}
+        found = EchoTransformer.load_file_path(model_name_or_path, "modules.json", **place)
+        return [module["type"] for module in json.loads(Path(found).read_text(encoding="utf-8"))]
 
     def _load_module_class_from_ref(
         self, class_ref: str, model_name_or_path: str, trust_remote_code: bool, *args: Any, **options: Any
@@ -121,6 +124,13 @@ class StoredModel(OwnModules, SentenceTransformer):  # type: ignore[misc]
         if not Path(model_name_or_path).is_dir():
             self.model_card_data.set_base_model(model_name_or_path, revision=options.get("revision"))
         return super()._load_default_modules(model_name_or_path, **options)
+
+    def _load_converted_modules(self, model_name_or_path: str, **options: Any) -> tuple[Any, Any]:
+        """What sentence-transformers makes of another kind of model; of a sparse one of ours, states as they are."""
+        if "echo_sentence_transformers.EchoKeyTokens" in self._saved_types(model_name_or_path, options):
+            way_out = "EchoSparseEncoder opens it; make a dense one from the language model"
+            raise ModelError(f"{model_name_or_path} must be a dense model, got a sparse one; {way_out}")
+        return super()._load_converted_modules(model_name_or_path, **options)  # type: ignore[no-any-return]
 
     def _built(self, model_name_or_path: str, echo: EchoConfig, options: dict[str, Any]) -> list[nn.Module]:
         return build_modules(model_name_or_path, echo, options)

@@ -141,7 +141,7 @@ class EchoTransformer(Transformer):  # type: ignore[misc]
             ModelError: it is no SentenceTransformer; the others put a projection of random numbers after the states.
         """
         if not isinstance(model, SentenceTransformer) and not getattr(model, "takes_echo_modules", False):
-            way_out = f"got {type(model).__name__}; open it with EchoSentenceTransformer"
+            way_out = f"got {type(model).__name__}; open it with EchoSentenceTransformer, or EchoSparseEncoder"
             raise ModelError(f"model must be a SentenceTransformer, as each text gets one dense vector, {way_out}")
 
     def get_config_dict(self) -> dict[str, Any]:

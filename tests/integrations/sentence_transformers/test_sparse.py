@@ -83,3 +83,24 @@ def test_what_it_cannot_serve_is_refused(config, tiny_llama, tmp_path):
     EchoSentenceTransformer(config, **FP32).save_pretrained(str(tmp_path / "dense"))
     with pytest.raises(ModelError, match="EchoSentenceTransformer opens dense models"):
         EchoSparseEncoder(str(tmp_path / "dense"), **FP32)
+
+
+def test_a_saved_sparse_model_is_opened_by_its_own_class_with_its_own_options(model, tmp_path):
+    """Other options were ignored in silence, and EchoSentenceTransformer made vectors of it without unit length."""
+    model.save_pretrained(str(tmp_path / "sparse"))
+    with pytest.raises(ConfigError, match=r"sparse must be left out .* EchoKeyTokens\(k=9, query_k=4.*got SparseOpt"):
+        EchoSparseEncoder(str(tmp_path / "sparse"), sparse=SparseOptions(k=3), **FP32)
+    with pytest.raises(ModelError, match="must be a dense model, got a sparse one; EchoSparseEncoder opens it"):
+        EchoSentenceTransformer(str(tmp_path / "sparse"), **FP32)
+
+
+def test_options_that_do_not_fit_the_model_are_refused_or_hold_all_of_it(config):
+    """Torch told of sizes that must match, or of an int that is too big, at the first text."""
+    for name in ("shared", "query_shared"):
+        with pytest.raises(ConfigError, match=f"{name} must have 32 numbers for this model, got 2; fit again"):
+            EchoSparseEncoder(config, sparse=SparseOptions(**{name: (1.0, 2.0)}), **FP32)
+    whole = EchoSparseEncoder(config, sparse=SparseOptions(k=10**30), **FP32)
+    rows = EchoEncoder(config, Runtime(device="cpu", dtype="float32")).encode_sparse_documents(
+        TEXTS, SparseOptions(k=10**30)
+    )
+    assert np.abs(whole.encode_document(TEXTS).to_dense().numpy() - rows.toarray()).max() <= 1e-4
