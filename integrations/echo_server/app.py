@@ -53,8 +53,10 @@ def create_app(
     Raises:
         VariableError: a template has variables that no request can give a value.
         ConfigError: an empty key, one string for ``hosts``, or an option that is wrong.
+        TypeError: an argument of another type.
     """
     _check_access(api_key, hosts)
+    _check_types(name=(name, str), limits=(limits, Limits), passages=(passages, Passages))
     load = Load(limits or Limits())
     service = Service(settle(config), checked_runtime(runtime), name, load)
     app = FastAPI(title="echo-server", lifespan=_loading(service), docs_url=None, redoc_url=None)
@@ -69,11 +71,21 @@ def create_app(
     return app
 
 
+def _check_types(**given: tuple[object, type]) -> None:
+    """Return if each is of its type or None: what is not would fail at the first request."""
+    for name, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be {kind.__name__} or None, got {type(value).__name__}")
+
+
 def _check_access(api_key: str | None, hosts: Collection[str] | None) -> None:
+    _check_types(api_key=(api_key, str))
     if api_key is not None and not api_key.strip():
         raise ConfigError("api_key must not be blank; leave it out to ask for none")
     if isinstance(hosts, str):
         raise ConfigError(f"hosts must be a list of names, got one string; put it in a list: [{hosts!r}]")
+    if hosts is not None and not (isinstance(hosts, Collection) and all(isinstance(host, str) for host in hosts)):
+        raise TypeError(f"hosts must be a list of strings or None, got {hosts!r}")
 
 
 def settle(config: EchoConfig | str | os.PathLike[str] | None) -> EchoConfig:

@@ -19,6 +19,9 @@ from echo_core.errors import EchoError, EmptyTextError, ModelError, NotFiniteErr
 log = logging.getLogger("echo_server")
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+SHOWN = 80  # characters of a value that a message repeats
+_UNREAD = "There was an error parsing the body"  # FastAPI's words for JSON that ends in another error than JSON's
+_READABLE = "the body must be JSON in UTF-8 that is neither compressed nor nested hundreds deep"
 # Kinds of the core's errors, the first that fits → status, the field that is meant.
 _CORE: tuple[tuple[type[EchoError], int, str | None], ...] = (
     (NotFiniteError, 500, None),
@@ -73,7 +76,8 @@ def answer_to(error: Exception) -> Response:
     """The answer that an error becomes; one that nobody foresaw is logged by its place, without its message."""
     if isinstance(error, HTTPException):
         field, code = getattr(error, "field", None), getattr(error, "code", None)
-        return error_answer(error.status_code, str(error.detail), field, code, error.headers)
+        message = _READABLE if error.detail == _UNREAD else str(error.detail)
+        return error_answer(error.status_code, message, field, code, error.headers)
     if isinstance(error, RequestValidationError):
         return _invalid(error.errors()[0])
     if isinstance(error, EmptyTextError):  # whose way out, an option of the config, no client has
@@ -104,6 +108,6 @@ def _invalid(problem: Mapping[str, Any]) -> Response:
     if not places:
         return error_answer(422, "the body must be a JSON object, sent as Content-Type: application/json")
     if problem["type"] == "extra_forbidden":
-        return error_answer(422, f"{places[0]} is no field of this request; leave it out", places[0])
+        return error_answer(422, f"{places[0][:SHOWN]!r} is no field of this request; leave it out", places[0])
     message = str(problem["msg"]).removeprefix("Value error, ")
     return error_answer(422, f"{'.'.join(places)}: {message}", places[0])

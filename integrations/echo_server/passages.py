@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from echo_core.errors import StoreError
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
@@ -23,6 +27,7 @@ class Passage:
     score: float
 
 
+@runtime_checkable
 class Passages(Protocol):
     """A store of passages; the server calls it from threads."""
 
@@ -49,14 +54,14 @@ class ChromaPassages:
 
     def count(self) -> int:
         """The number of records."""
-        return int(self.collection.count())
+        with self._reaching():
+            return int(self.collection.count())
 
     def find(self, vector: NDArray[np.float32], count: int) -> list[Passage]:
         """The records nearest to a question's vector (D,), the nearest first."""
-        from echo_chroma.store import reaching
         from echo_chroma.vectors import cosines_of
 
-        with reaching(self.collection.name, "nothing was changed"):
+        with self._reaching():
             found = self.collection.query(query_embeddings=[vector.tolist()], n_results=count)
         cosine = cosines_of(self.collection)
         columns = (found[name][0] for name in ("ids", "documents", "metadatas", "distances"))
@@ -68,9 +73,21 @@ class ChromaPassages:
         return passages
 
     def text_of(self, id: str) -> str | None:
-        """The text of a record."""
+        """The text of a record, "" if it has none."""
+        with self._reaching():
+            found = self.collection.get(ids=[id], include=["documents"])["documents"]
+        return (found[0] or "") if found else None
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """A context in which a store that fails, or has lost the collection, raises StoreError."""
+        from chromadb.errors import NotFoundError
+
         from echo_chroma.store import reaching
 
-        with reaching(self.collection.name, "nothing was changed"):
-            found = self.collection.get(ids=[id], include=["documents"])["documents"]
-        return found[0] if found else None
+        try:
+            with reaching(self.collection.name, "nothing was changed"):
+                yield
+        except NotFoundError as error:
+            gone = f"Chroma collection {self.collection.name!r} must be there, but was deleted or made anew"
+            raise StoreError(f"{gone}; start the server again") from error

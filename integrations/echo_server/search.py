@@ -50,6 +50,8 @@ def add_search(app: FastAPI, service: Service, passages: Passages | None) -> Non
         text = await asyncio.to_thread(_there(passages).text_of, body.id)
         if text is None:
             raise Refusal(404, "id must be that of a passage which a search gave", field="id")
+        if not text.strip():
+            raise Refusal(422, "id must be that of a passage with text; this one has none to explain", field="id")
         return await _explained(service, body.question, text)
 
 

@@ -15,7 +15,7 @@ import echo_core
 from echo_core import ConfigError, EchoConfig, Runtime, VariableError
 from echo_core.config import ROLES
 from echo_core.template import parse_template
-from echo_server.failures import Refusal
+from echo_server.failures import SHOWN, Refusal
 from echo_server.limits import Load
 from echo_server.schemas import INPUT_TYPES
 
@@ -80,7 +80,9 @@ class Service:
         """
         if model not in self.names():
             known = ", ".join(self.names())
-            raise Refusal(404, f"model must be one of {known}, got {model!r}", field="model", code="model_not_found")
+            raise Refusal(
+                404, f"model must be one of {known}, got {model[:SHOWN]!r}", field="model", code="model_not_found"
+            )
         by_name = model.removeprefix(self.name).removeprefix(":") or None
         by_type = INPUT_TYPES[input_type] if input_type is not None else None
         if by_name and by_type and by_name != by_type:

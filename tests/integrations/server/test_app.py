@@ -189,3 +189,45 @@ def test_nothing_is_answered_before_the_model_is_loaded(make_client):
     client = make_client()  # not entered: the app has not started
     assert client.get("/health").status_code == 503
     assert post(client, input="a").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("argument", "wrong"),
+    [
+        ("name", 3),
+        ("api_key", b"secret"),
+        ("api_key", 3),
+        ("limits", {"texts": 3}),
+        ("hosts", 3),
+        ("hosts", [b"localhost"]),
+        ("passages", "folder"),
+        ("runtime", {"device": "cpu"}),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_type_is_refused_when_the_app_is_made(config, argument, wrong):
+    """A key of bytes, or limits as a dict, became a 500 for every request."""
+    with pytest.raises(TypeError, match=f"{argument} must be "):
+        create_app(config, **{argument: wrong})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"model":"tiny","input":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        '{"model":"tiny","input":"é"}'.encode("latin-1"),
+    ],
+    ids=["deep", "latin-1"],
+)
+def test_a_body_that_no_json_parser_reads_is_told_what_it_must_be(client, content):
+    """FastAPI's words said only that there was an error."""
+    answer = client.post("/v1/embeddings", content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, "must be JSON in UTF-8" in answer.json()["error"]["message"]) == (400, True)
+
+
+def test_a_message_repeats_no_more_than_the_beginning_of_a_value(client):
+    """A name of megabytes came back whole, and a field without a name was told as nothing."""
+    for body in ({"model": "a" * 100_000, "input": "x"}, {"model": "tiny", "input": "x", "a" * 100_000: 1}):
+        assert len(client.post("/v1/embeddings", json=body).json()["error"]["message"]) < 300
+    error = client.post("/v1/embeddings", json={"model": "tiny", "input": "x", "": 1}).json()["error"]
+    assert error["message"] == "'' is no field of this request; leave it out"

@@ -67,6 +67,29 @@ def test_a_wrong_question_is_refused(page, path, body, status):
     assert "empty='zero'" not in answer.text  # a way out that the page does not have
 
 
+def test_a_passage_without_text_has_nothing_to_explain(page, passages):
+    """It was told to be none that a search gave, and a blank one to be text 0 of an input that the page has not."""
+    vector = passages.collection.get(limit=1, include=["embeddings"])["embeddings"][0]
+    passages.collection.add(["bare"], embeddings=[vector])
+    passages.collection.add(["blank"], embeddings=[vector], documents=[" "])
+    for id in ("bare", "blank"):
+        error = page.post("/search/explain", json={"question": "a", "id": id}).json()["error"]
+        assert (error["param"], "has none to explain" in error["message"]) == ("id", True)
+    passages.collection.delete(["bare", "blank"])
+
+
+def test_a_collection_that_is_gone_is_told_as_the_stores_failure(make_client, config, runtime):
+    """Each route was a 500, and only the log told of Chroma's NotFoundError."""
+    client = chromadb.EphemeralClient()
+    gone = ChromaPassages(open_collection(client, "server-gone", config, runtime), "gone")
+    client.delete_collection("server-gone")
+    with make_client(passages=gone) as page:
+        asked = [page.get("/search"), page.post("/search", json={"question": "a"})]
+        asked.append(page.post("/search/explain", json={"question": "a", "id": "a"}))
+    assert [answer.status_code for answer in asked] == [503] * 3
+    assert all("start the server again" in answer.json()["error"]["message"] for answer in asked)
+
+
 def test_a_lone_surrogate_in_an_id_is_refused_before_the_store_sees_it(page):
     answer = page.post(
         "/search/explain", content=b'{"question": "a", "id": "\\ud800"}', headers={"Content-Type": "application/json"}
