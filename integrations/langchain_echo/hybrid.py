@@ -44,10 +44,18 @@ class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
         return await asyncio.to_thread(self._found, query, k)
 
     @cached_property
+    def _opened(self) -> dict[Any, Any]:
+        """The collections that were asked so far, by id: the store makes another one when it is reset."""
+        return {}
+
+    @property
     def _collection(self) -> Any:
         """The store's collection with the store's own function, which has its runtime."""
-        name = self.store._collection.name
-        return self.store._client.get_collection(name, embedding_function=self.store._function)
+        stored = self.store._collection
+        if stored.id not in self._opened:
+            client, function = self.store._client, self.store._function
+            self._opened[stored.id] = client.get_collection(stored.name, embedding_function=function)
+        return self._opened[stored.id]
 
     def _found(self, query: str, k: int | None) -> list[Document]:
         found = hybrid_query(

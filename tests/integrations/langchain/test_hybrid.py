@@ -110,6 +110,16 @@ def weights(vector):
     return dict(zip(vector.indices, vector.values, strict=True))
 
 
+def test_the_retriever_of_a_store_that_was_reset_finds_what_is_stored_since(store):
+    """It asked the collection that was gone, while the store's own retriever found the new texts."""
+    retriever = EchoHybridRetriever(store=store)
+    assert retriever.invoke("bread")
+    store.reset_collection()
+    assert retriever.invoke("bread") == []
+    store.add_texts(["Rye bread."], ids=["new"])
+    assert [document.id for document in retriever.invoke("bread")] == ["new"]
+
+
 def test_no_documents_at_all_are_refused_and_not_taken_for_the_default(store):
     """``k=0`` of a call was taken for the retriever's own 4."""
     with pytest.raises(ConfigError, match="n_results must be an integer of at least 1, got 0"):

@@ -179,6 +179,9 @@ def test_the_hybrid_retriever_gives_records_that_others_stored_and_takes_no_othe
     found = EchoHybridRetriever(index.vector_store, 5).retrieve("cherries")
     (plain,) = [node for node in found if node.node_id == "plain"]
     assert (plain.text, plain.metadata) == ("Sour cherries on rye bread.", {"n": 9})
+    add_documents(collection, ["Cherries."], [{"_node_content": "no JSON"}], ["foreign"])  # it was a JSONDecodeError
+    found = EchoHybridRetriever(index.vector_store, 9).retrieve("cherries")
+    assert [node.text for node in found if node.node_id == "foreign"] == ["Cherries."]
     with pytest.raises(ConfigError, match="similarity_top_k must be an integer of at least 1, got 0"):
         EchoHybridRetriever(index.vector_store, 0)
     with pytest.raises(TypeError, match="vector_store must be an EchoChromaVectorStore, got ChromaVectorStore"):

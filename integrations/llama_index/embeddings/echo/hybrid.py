@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -25,6 +26,9 @@ class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
 
     store = open_chroma_vector_store(embed_model, "index", "notes")
     retriever = EchoHybridRetriever(store, similarity_top_k=4)
+
+    It asks by a bundle's ``query_str``, whose vector the store's model makes: a bundle's own ``embedding`` and
+    ``custom_embedding_strs`` (HyDE's) do not count.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class EchoHybridRetriever(BaseRetriever):  # type: ignore[misc]
 
 def _node(id: str, text: str | None, metadata: Mapping[str, Any] | None) -> BaseNode:
     """The node that LlamaIndex stored, or one of a record that somebody else did."""
-    if "_node_content" in (metadata or {}):
-        return metadata_dict_to_node(dict(metadata or {}), text=text)
-    return TextNode(id_=id, text=text or "", metadata=dict(metadata or {}))
+    fields = dict(metadata or {})
+    if "_node_content" in fields:
+        with suppress(ValueError, KeyError, TypeError):  # what somebody else stored under this name
+            return metadata_dict_to_node(fields, text=text)
+    return TextNode(id_=id, text=text or "", metadata=fields)
