@@ -11,7 +11,7 @@ from chromadb.api.models.Collection import Collection
 from echo_chroma.function import EchoEmbeddingFunction, Model
 from echo_chroma.guard import stored_space
 from echo_chroma.run import PAGE
-from echo_chroma.store import reaching
+from echo_chroma.store import reaching, stored_under
 from echo_core.config import Runtime
 from echo_core.errors import check_integer
 from echo_core.search import DriftMap
@@ -47,6 +47,6 @@ def _sample(collection: Collection, count: int) -> list[tuple[str, Any]]:
     while page := collection.get(limit=PAGE, offset=len(ids), include=[])["ids"]:
         ids += page
     chosen = random.Random(0).sample(sorted(ids), min(count, len(ids)))
-    found: Any = collection.get(ids=chosen, include=["documents", "embeddings"]) if chosen else None
-    rows = [] if found is None else zip(found["documents"], found["embeddings"], strict=True)
+    found = stored_under(collection, chosen, ["documents", "embeddings"])
+    rows = zip(found["documents"], found["embeddings"], strict=True)
     return [(text, vector) for text, vector in rows if text and text.strip()]

@@ -16,7 +16,7 @@ from echo_chroma.collection_words import Worded, words_of
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.guard import check_stored_space
 from echo_chroma.run import PAGE, function_of
-from echo_chroma.store import reaching
+from echo_chroma.store import reaching, stored_under
 from echo_chroma.vectors import cosines_of
 from echo_core.errors import check_choice, check_integer
 from echo_core.methods.finish import unit
@@ -141,20 +141,14 @@ class _Reads:
 
     def vectors(self, ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """The unit vectors of those documents that are there."""
-        wanted = list(ids)
-        if not wanted:
-            return {}
-        found = self._collection.get(ids=wanted, include=["embeddings"])
-        if not found["ids"]:  # all of them were deleted meanwhile
+        found = stored_under(self._collection, ids, ["embeddings"])
+        if not found["ids"]:  # all of them may have been deleted meanwhile
             return {}
         return dict(zip(found["ids"], unit(np.asarray(found["embeddings"], dtype=np.float32)), strict=True))
 
     def records(self, ids: Iterable[str]) -> dict[str, tuple[str | None, Any]]:
         """Text and metadata of those documents that are there."""
-        wanted = list(ids)
-        if not wanted:
-            return {}
-        found = self._collection.get(ids=wanted, include=["documents", "metadatas"])
+        found = stored_under(self._collection, ids, ["documents", "metadatas"])
         return dict(zip(found["ids"], zip(found["documents"], found["metadatas"], strict=True), strict=True))
 
 

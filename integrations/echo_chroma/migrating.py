@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from echo_chroma.function import EchoEmbeddingFunction, Model
 from echo_chroma.guard import holds, stored_space
 from echo_chroma.migrate import SAMPLE
-from echo_chroma.store import open_client, reaching
+from echo_chroma.store import open_client, reaching, stored_under
 from echo_chroma.switch import WHOLE, filling_name, find
 from echo_chroma.vectors import cosines_of
 from echo_core.config import Runtime
@@ -153,9 +153,12 @@ def _fit(old: Collection, new: Collection, count: int, space: Mapping[str, Any])
 
 def _vectors_of(collection: Collection, ids: list[str] | None, count: int | None = None) -> dict[str, Vectors]:
     """The vectors of these ids, or of the first ``count`` that were stored."""
-    if (ids is not None and not ids) or count == 0:
+    if count == 0:
         return {}
-    found = collection.get(ids=ids, limit=count, include=["embeddings"])
+    included = ["embeddings"]
+    found: Any = (
+        collection.get(limit=count, include=included) if ids is None else stored_under(collection, ids, included)
+    )
     return {
         id: np.asarray(vector, dtype=np.float32) for id, vector in zip(found["ids"], found["embeddings"], strict=True)
     }
@@ -196,7 +199,7 @@ def _rescored(
 
 def _among(collection: Collection, ids: list[str]) -> set[str]:
     """Those of the ids that the collection holds."""
-    return {*collection.get(ids=ids, include=[])["ids"]} if ids else set()
+    return {*stored_under(collection, ids)["ids"]}
 
 
 def _shown(found: Mapping[str, Any], cosine: Any) -> dict[str, list[list[Any]]]:

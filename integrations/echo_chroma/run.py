@@ -13,7 +13,7 @@ from echo_chroma.changes import Stored, compare
 from echo_chroma.function import EchoEmbeddingFunction
 from echo_chroma.guard import check_is_collection, check_stored_space
 from echo_chroma.records import Record, note_id
-from echo_chroma.store import reaching, record_bytes, store_in_parts
+from echo_chroma.store import reaching, record_bytes, store_in_parts, stored_under
 from echo_core.errors import EchoError, TextError, check_choice, check_integer
 from echo_core.process.progress import one_bar
 
@@ -65,7 +65,7 @@ class Run:
 
     def _stored(self, batch: Iterable[Record]) -> Stored:
         with self._reaching():
-            found = self._collection.get(ids=[*{record.id for record in batch}], include=["documents", "metadatas"])
+            found = stored_under(self._collection, {record.id for record in batch}, ["documents", "metadatas"])
         return dict(zip(found["ids"], zip(found["documents"], found["metadatas"], strict=True), strict=True))
 
     def _stored_ids(self, sources: Sequence[str] | None) -> list[str]:

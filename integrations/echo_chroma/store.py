@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ import echo_chroma.inherited  # noqa: F401  parts the clients of a forked child 
 from echo_core.errors import StoreError
 from echo_core.process.forks import process_lock
 
+IDS = 10_000  # asked for in one call; SQLite, below a local Chroma, takes some 32,700
 CALL_BYTES = 32 << 20  # a server takes 40 MiB in one call (chromadb 1.5.9, measured), and does not tell
 _TOO_LARGE = re.compile(r"(?i)too large|length limit|\b413\b")  # Chroma's words, and those of proxies
 _WAITS = (0.1, 0.4, 1.6)  # seconds; migrations of a new store take about 0.1
@@ -88,6 +89,26 @@ def _parts(count: int, sizes: Sequence[int]) -> Iterator[slice]:
         held += size
     if sizes:
         yield slice(start, len(sizes))
+
+
+def stored_under(collection: Collection, ids: Iterable[str], include: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """What a collection holds under ids, each given once, by as many calls as it takes.
+
+    Args:
+        collection: any.
+        ids: any number.
+        include: as of ``collection.get``.
+
+    Returns:
+        A list under "ids" and under each of ``include``, all in the same order.
+    """
+    asked = list(ids)
+    found: dict[str, list[Any]] = {key: [] for key in ("ids", *include)}
+    for start in range(0, len(asked), IDS):
+        page = collection.get(ids=asked[start : start + IDS], include=[*include])
+        for key, column in found.items():
+            column.extend(page[key])
+    return found
 
 
 @contextmanager

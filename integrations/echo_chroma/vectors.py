@@ -10,7 +10,7 @@ from chromadb.api.models.Collection import Collection
 
 from echo_chroma.changes import in_place_of
 from echo_chroma.function import EchoEmbeddingFunction
-from echo_chroma.store import reaching, record_bytes, store_in_parts
+from echo_chroma.store import reaching, record_bytes, store_in_parts, stored_under
 from echo_core.errors import ConfigError
 
 # Chroma's distance → the cosine of unit vectors; "l2" is squared.
@@ -61,8 +61,8 @@ def _replacing(
     collection: Collection, ids: Sequence[str], metadatas: Sequence[Mapping[str, Any] | None]
 ) -> list[dict[str, Any] | None]:
     """The metadata to write in place of what the collection holds under these ids."""
-    found = collection.get(ids=list(ids), include=["metadatas"])
-    old = dict(zip(found["ids"], found["metadatas"] or [], strict=True))
+    found = stored_under(collection, ids, ["metadatas"])
+    old = dict(zip(found["ids"], found["metadatas"], strict=True))
     return [in_place_of(old.get(id), new) for id, new in zip(ids, metadatas, strict=True)]
 
 

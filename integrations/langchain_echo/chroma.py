@@ -21,7 +21,7 @@ from echo_chroma.collection import check_opened, collection_options
 from echo_chroma.documents import BATCH
 from echo_chroma.records import Record, check_column, read_records
 from echo_chroma.run import batches
-from echo_chroma.store import open_store, reaching
+from echo_chroma.store import open_store, reaching, stored_under
 from echo_chroma.switch import complete_switch
 from echo_chroma.vectors import check_distance, cosines_of, distance_of, put_vectors
 from echo_core import EchoError
@@ -131,7 +131,7 @@ class EchoChroma(Chroma):
         texts, metadatas = ([getattr(each, name) for each in given] for name in ("page_content", "metadata"))
         records = [*read_records(texts, metadatas, ids, None)]
         asked = [record.id for record in records]
-        unknown = {*asked} - {*(self.get(asked, include=[])["ids"] if asked else ())}
+        unknown = {*asked} - {*stored_under(self._collection, asked)["ids"]}
         if unknown:
             raise EchoError(f"ids must be in the collection, got {sorted(unknown)[:5]}; add_documents adds new ones")
         self._put(records)

@@ -14,7 +14,7 @@ import chromadb
 import pytest
 from forked import forks, held_by_another_thread, needs_fork, passes_in_child
 
-from echo_chroma import add_documents, collection_words, hybrid, hybrid_query, open_collection
+from echo_chroma import add_documents, collection_words, hybrid, hybrid_query, open_collection, store
 from echo_chroma.collection_words import index_path, store_stamp, words_of
 from echo_core import ConfigError, EchoConfig, EchoEncoder, EmbeddingSpaceMismatch, SparseOptions
 from echo_core.search.bm25 import BM25Index
@@ -235,6 +235,13 @@ def test_more_documents_than_chroma_can_count_are_all_that_there_are(in_memory):
     """Chroma told of an int that is too large to convert to a C long."""
     for fusion in (Fusion(), Fusion(candidates=10**30)):
         assert len(hybrid_query(in_memory, ["bread"], 10**30, fusion=fusion)["ids"][0]) == len(TEXTS)
+
+
+def test_answers_of_many_documents_are_read_in_calls_that_the_store_takes(in_memory, monkeypatch):
+    """A local Chroma takes some 32,700 ids in one call."""
+    whole = hybrid_query(in_memory, QUERIES, 6, fusion=Fusion(candidates=1))
+    monkeypatch.setattr(store, "IDS", 2)
+    assert hybrid_query(in_memory, QUERIES, 6, fusion=Fusion(candidates=1)) == whole
 
 
 def test_documents_that_are_deleted_during_a_query_are_left_out(in_memory, monkeypatch):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import echo_chroma.store
 from echo_chroma import open_client, store
-from echo_chroma.store import open_store, reaching, record_bytes, store_in_parts
+from echo_chroma.store import open_store, reaching, record_bytes, store_in_parts, stored_under
 from echo_core import EchoError, StoreError, TextTooLongError
 from echo_core.process.forks import process_lock
 
@@ -50,6 +50,20 @@ def test_as_much_as_goes_into_a_call_goes_in_one():
     client = Takes(10, [1] * 25, 100)
     store_in_parts(client, client.sizes, client.put)
     assert [part.stop - part.start for part in client.calls] == [10, 10, 5]
+
+
+def test_any_number_of_ids_is_asked_for_in_calls_that_the_store_takes(tmp_path, monkeypatch):
+    """Of more than some 32,700 a local Chroma told of too many SQL variables, as of a store that failed."""
+    collection = open_client(tmp_path / "store").create_collection("notes", embedding_function=None)
+    collection.add([f"d{n}" for n in range(7)], embeddings=[[n, 1.0] for n in range(7)], documents=[*"abcdefg"])
+    asked = [f"d{n}" for n in range(40_000)]
+    for limit in (store.IDS, 3):
+        monkeypatch.setattr(store, "IDS", limit)
+        found = stored_under(collection, asked[: 5 * limit], ["documents", "embeddings"])
+        texts = dict(zip(found["ids"], found["documents"], strict=True))
+        assert texts == {f"d{n}": letter for n, letter in enumerate("abcdefg")}
+        assert [int(vector[0]) for vector in found["embeddings"]] == [int(id[1]) for id in found["ids"]]
+    assert stored_under(collection, [], ["documents"]) == {"ids": [], "documents": []}
 
 
 def test_a_record_that_is_too_large_alone_is_named():
