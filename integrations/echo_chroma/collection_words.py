@@ -215,12 +215,18 @@ def store_stamp(collection: Collection) -> object:
 
 
 def index_path(collection: Collection) -> Path | None:
-    """The file of key tokens: in the store's folder, or for a server in the user's cache; None: a store in memory."""
+    """The file of key tokens: in the store's folder, or for a server in the user's cache; None: they stay in memory."""
     settings, name = collection._client.get_settings(), f"{collection.id}.safetensors"
     folder = store_folder(collection)
     if folder is not None:
         return folder / "echo_words" / name
-    return cache_folder("words") / name if "fastapi" in settings.chroma_api_impl.lower() else None
+    if "fastapi" not in settings.chroma_api_impl.lower():
+        return None
+    try:
+        return cache_folder("words") / name
+    except OSError as error:
+        log.info("key tokens stay in memory, as the cache cannot be written: %s", error)
+        return None
 
 
 def _save(index: KeyTokenIndex, path: Path | None) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import chromadb
 import pytest
@@ -209,6 +210,15 @@ def test_a_folder_that_cannot_be_written_costs_only_the_file(kept, monkeypatch, 
     )
     assert hybrid_query(kept, QUERIES, fusion=ALL, sparse=K)["ids"][0]
     assert "read-only" in caplog.text
+
+
+def test_a_cache_that_cannot_be_made_costs_only_the_file(tmp_path, monkeypatch):
+    """For a server's collection every hybrid query ended in the cache's error, those without key tokens too."""
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "taken"))
+    settings = chromadb.config.Settings(chroma_api_impl="chromadb.api.fastapi.FastAPI")
+    client = SimpleNamespace(get_settings=lambda: settings)
+    assert index_path(SimpleNamespace(id="notes", _client=client)) is None
 
 
 def test_records_without_text_are_found_by_their_vectors_alone(in_memory):
