@@ -162,7 +162,7 @@ class KeyTokenIndex:
         return self._columns
 
 
-def _checked_rows(name: str, rows: object) -> csr_array:
+def _checked_rows(name: str, rows: Any) -> csr_array:
     """The rows as CSR of float32, which alone the file of an index holds."""
     sparse = import_scipy()
     if not sparse.issparse(rows) or rows.ndim != 2 or rows.dtype.kind not in "fiub":
