@@ -67,8 +67,7 @@ def hybrid_query(
         Exception: what ``EchoEncoder.encode_queries`` raises.
     """
     _check_options(n_results, fusion, sparse, refresh)
-    filters = _checked_filters(where=where, where_document=where_document)
-    texts = check_texts(queries)
+    texts, filters = check_texts(queries), _checked_filters(where=where, where_document=where_document)
     function = function_of(collection)
     check_stored_space(collection, function.stored_space)
     with reaching(collection.name, "nothing was changed"):

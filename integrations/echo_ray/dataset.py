@@ -92,20 +92,14 @@ def embed_dataset(
     """
     check_dataset(dataset)
     _check_numbers(actors=actors, threads=threads, batch_size=batch_size)
-    names, settled = columns or Columns(), settle(config)
+    names, settled, how = columns or Columns(), settle(config), checked_runtime(runtime)
     check_options(settled, names, **options)
     if (schema := dataset.schema(fetch_if_missing=False)) is not None:
         names.check(schema.names)
     chosen = plan(*_nodes(), actors, threads)
     if batch_size is not None:
         chosen = replace(chosen, batch_size=batch_size)
-    given = {
-        "config": settled,
-        "runtime": checked_runtime(runtime),
-        "columns": names,
-        "threads": chosen.threads,
-        **options,
-    }
+    given = {"config": settled, "runtime": how, "columns": names, "threads": chosen.threads, **options}
     return _embedded(dataset, given, chosen, ray_options or {})
 
 
