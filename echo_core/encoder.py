@@ -23,7 +23,8 @@ from echo_core.methods.finish import Vectors, mean_direction, raw_config
 from echo_core.pipeline.assembly import Engine, build_pipelines, load_engine
 from echo_core.pipeline.sparse import Sparse
 from echo_core.process.forks import process_lock
-from echo_core.text.inputs import Variables, check_text
+from echo_core.text.inputs import Variables, check_text, check_texts
+from echo_core.text.sentences import first_sentence
 
 
 class EchoEncoder(Sparse):
@@ -133,15 +134,15 @@ class EchoEncoder(Sparse):
 
         Args:
             documents: some hundred texts of the corpus that is to be searched; their mean becomes ``config.centre``.
-            queries: some hundred queries, whose own mean becomes ``config.query_centre``; None: queries lose the
-                documents' mean direction.
+            queries: some hundred queries, for ``config.query_centre``; None: the documents' first sentences (measured).
 
         Raises:
             ConfigError: fewer than two texts.
+            VariableError: a template has a variable that the config has no value for.
         """
-        raw = self.raw()
-        centre = mean_direction(raw.encode_documents(documents))
-        own = None if queries is None else mean_direction(raw.encode_queries(queries))
+        raw, texts = self.raw(), check_texts(documents)
+        asked = [first_sentence(text) for text in texts] if queries is None else queries
+        centre, own = mean_direction(raw.encode_documents(texts)), mean_direction(raw.encode_queries(asked))
         return self.with_options(centre=centre, query_centre=own)
 
     def raw(self) -> EchoEncoder:

@@ -21,6 +21,7 @@ from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
 from echo_core.methods.finish import finish, mean_direction
+from echo_core.text.sentences import first_sentence
 
 CHUNK_WORDS = 80
 
@@ -206,7 +207,7 @@ class Laboratory:
         samples = {
             ("centre", FIT): (sample, "document"),
             ("query_centre", FIT): (sample if asked is None else asked, "query"),
-            ("query_centre", FIRST): ([re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0] for text in sample], "query"),
+            ("query_centre", FIRST): (list(map(first_sentence, sample)), "query"),
         }
         for field, how in fitted.items():
             texts, role = samples[field, how]
