@@ -146,7 +146,7 @@ class EchoEncoder(Sparse):
         return self.with_options(centre=centre, query_centre=own)
 
     def raw(self) -> EchoEncoder:
-        """An encoder on the same weights that gives the pooled states as they are: no centre, filter, cut or unit length."""
+        """An encoder on the same weights of the pooled states as they are: no centre, filter, cut or unit length."""
         return EchoEncoder(raw_config(self.config), self.runtime, engine=self._engine)
 
     def with_options(self, **options: Any) -> EchoEncoder:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from echo_core import EchoConfig, Runtime, assembly
+from echo_core import EchoConfig, Runtime
 from echo_core.engine import device
 from echo_core.engine.device import choose_device, choose_dtype
 from echo_core.errors import ConfigError
+from echo_core.pipeline import assembly
 
 
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:7", "mps"])
