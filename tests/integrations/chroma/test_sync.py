@@ -195,12 +195,17 @@ print(json.dumps([done.deleted, sorted(zip(texts, map(str, metadatas)))]))
 def test_a_process_killed_while_it_synchronises_again_and_again_leaves_nothing_that_a_rerun_does_not_mend(
     tmp_path, tiny_llama
 ):
-    seconds, killed = random.Random(0), 0
+    chance, killed = random.Random(0), 0
+    process, said = start_ready(SYNC, str(tmp_path / "another"), str(tiny_llama), "0")
+    assert said.recv() == "open"
+    started = time.monotonic()
+    assert said.recv()
+    length = time.monotonic() - started  # of a run that nobody kills and that has all to do
     for number in range(12):
         arguments = str(tmp_path / "store"), str(tiny_llama), str(number // 3)
         process, said = start_ready(SYNC, *arguments)
         assert said.recv() == "open"
-        time.sleep(seconds.uniform(0.1, 4))
+        time.sleep(chance.uniform(0, length / 2))
         process.kill()
         process.join(60)
         killed += process.exitcode == -signal.SIGKILL
