@@ -26,7 +26,8 @@ def test_every_system_is_scored_on_a_set_and_told_in_a_table(tmp_path, monkeypat
     given = ["--data", str(ROOT / "examples/data"), "--states", str(tmp_path), "--out", str(tmp_path / "out.json")]
     run = hybrid.measure(hybrid.read_arguments([*given, "--sets", "demo questions"]))
     found = run["sets"]["demo questions"]
-    assert set(found["systems"]) == {"dense, raw", "BM25", *hybrid.SPARSE, *hybrid.FUSIONS}
+    dense = ("dense, raw", "dense, mean direction out", "dense, own mean directions out")
+    assert set(found["systems"]) == {*dense, "BM25", *hybrid.SPARSE, *hybrid.FUSIONS}
     assert found["systems"]["BM25"]["value"] == pytest.approx(61.64, abs=0.1)
     assert found["systems"]["dense, raw"]["value"] < 40
     assert set(found["alignment"]) == {"sample", "fitted"}

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.quality import grid, passkey
 from benchmarks.quality.data import RetrievalSet
-from echo_core import EchoConfig, EchoEncoder
+from echo_core import EchoConfig, EchoEncoder, Runtime
 
 
 def test_pass_keys_are_looked_for_in_windows_and_in_one_scaled_echo(model_folder, tmp_path):
@@ -45,7 +45,8 @@ def test_every_layer_and_dimension_has_the_figure_of_an_encoder_made_so(model_fo
     assert len(records) == 2 * 2 * 6
     for layer, cut, dimension in ((1, "raw", 8), (3, "filter", 4), (3, "filter", 32), (1, "filter", 32)):
         width = None if dimension == 32 else dimension
-        encoder = EchoEncoder(EchoConfig(str(folder), layer=layer, dimension=width, **grid.CUTS[cut]))
+        config = EchoConfig(str(folder), layer=layer, dimension=width, **grid.CUTS[cut])
+        encoder = EchoEncoder(config, Runtime(dtype="float32"))
         ours = encoder.encode_queries([row["text"] for row in rows["queries"]])
         scores = ours @ encoder.encode_documents([row["text"] for row in rows["corpus"]]).T
         ranks = (scores > scores.diagonal()[:, None]).sum(axis=1)
