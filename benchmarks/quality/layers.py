@@ -51,10 +51,10 @@ def measure(encoder: EchoEncoder, form: str, data: PairSet | RetrievalSet) -> It
     words = None if isinstance(data, PairSet) else Words().rank(data.queries, data.documents)
     basis = filter_basis(find_checkpoint(encoder.config))
     for place, layer in enumerate(layers):
+        sample = np.concatenate((queries[place], documents[place])) if words is None else documents[place]
         for name, fields in REPAIRS.items():
             if isinstance(data, PairSet) and "query_centre" in fields:
                 continue  # both sides of a pair are of one kind
-            sample = np.concatenate((queries[place], documents[place])) if words is None else documents[place]
             config = _fitted(encoder.config, fields, sample, queries[place])
             ours = finish(queries[place], config, basis, role), finish(documents[place], config, basis)
             figures = _figures(data, *ours, words)

@@ -54,9 +54,9 @@ def calls() -> dict[str, list[str]]:
 
 def rates(setting: Setting, rows: Sequence[int], wanted: Sequence[str]) -> dict[str, Any]:
     """For each wanted call: texts a second of each system, and how many times as fast echo is as each peer."""
-    found = {}
+    found, named = {}, calls()
     with running_systems(setting, rows) as systems:
-        for name, texts in ((name, calls()[name]) for name in wanted):
+        for name, texts in ((name, named[name]) for name in wanted):
             for system in systems.values():
                 system(texts)  # loaded and warm
             timings = take_turns({key: partial(run, texts) for key, run in systems.items()}, setting.repeats)
@@ -84,11 +84,12 @@ def openings(model: str, folder: Path, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, write the JSON after each part."""
+    named = list(calls())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a name on the Hub, a folder or a GGUF file")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=["bfloat16", "float32"])
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 32], help="batch sizes of sentence-transformers")
-    parser.add_argument("--calls", nargs="+", default=list(calls()), choices=list(calls()))
+    parser.add_argument("--calls", nargs="+", default=named, choices=named)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/speed-real.json")
     options = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,12 @@ def check_sparse_options(options: object) -> SparseOptions:
         kind = type(options).__name__
         raise TypeError(f"options must be SparseOptions, got {kind}; SparseOptions.from_dict reads a dict of them")
     return options
+
+
+def check_width(name: str, shared: Sequence[float] | None, width: int) -> None:
+    """Raise ConfigError if what texts share was fitted on another model: not as many numbers as its states have."""
+    if shared is not None and len(shared) != width:
+        raise ConfigError(f"{name} must have {width} numbers for this model, got {len(shared)}; fit again")
 
 
 def _checked_numbers(name: str, value: object) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from echo_core.methods.finish import Vectors, finish, raw_config
 from echo_core.methods.key_tokens import SHARED
 from echo_core.methods.sparse import needs_words, own_words, sparse_rows
 from echo_core.methods.sparse_matrix import to_csr
-from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
+from echo_core.methods.sparse_options import SparseOptions, check_sparse_options, check_width
 from echo_core.pipeline.words import Reading
 from echo_core.text.inputs import Variables, check_texts
 
@@ -146,8 +146,5 @@ class Sparse(Reading):
         shared = options.shared_of(role)
         if shared is None:
             return self._own_part(states, role, options.taken_out)
-        if len(shared) != states.shape[1]:
-            raise ConfigError(
-                f"shared must have {states.shape[1]} numbers for this model, got {len(shared)}; fit again"
-            )
+        check_width("shared", shared, states.shape[1])
         return np.asarray((states - np.asarray(shared, dtype=np.float32)) * states.any(axis=1, keepdims=True))

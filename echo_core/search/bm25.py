@@ -9,7 +9,7 @@ import numpy as np
 
 from echo_core.errors import ConfigError
 from echo_core.search.hybrid import Scores
-from echo_core.text.inputs import check_texts, listed_ids
+from echo_core.text.inputs import check_one_each, check_texts, listed_ids
 
 K1, B = 1.2, 0.75  # Lucene's defaults
 STOP_WORDS = "en"  # English ones are left out; bm25s has lists of some languages, by these names
@@ -36,9 +36,7 @@ class BM25Index:
         self.ids = tuple(listed_ids(ids))
         self._stop_words = _checked_stop_words(stop_words)
         documents = check_texts(texts)
-        if len(self.ids) != len(documents) or len(set(self.ids)) < len(documents):
-            distinct = len(set(self.ids))
-            raise ConfigError(f"ids must be one for each of {len(documents)} texts, each once, got {distinct} distinct")
+        check_one_each(self.ids, len(documents), "texts")
         tokens = self._tokens(documents, return_ids=True)
         self._found = import_bm25s().BM25(k1=K1, b=B)
         self._is_empty = not any(map(len, tokens.ids))

@@ -16,7 +16,7 @@ from echo_core.methods.sparse_matrix import import_scipy, inverse_document_frequ
 from echo_core.process.forks import ForkSafeLock
 from echo_core.search.arrays import map_arrays, write_arrays
 from echo_core.search.hybrid import Scores
-from echo_core.text.inputs import listed_ids
+from echo_core.text.inputs import check_one_each, listed_ids
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array, csr_array
@@ -67,9 +67,7 @@ class KeyTokenIndex:
             TypeError: one string in place of ids, or an id that is none; or rows that are no sparse matrix.
         """
         names, rows = listed_ids(ids), _checked_rows("rows", rows)
-        if len(names) != rows.shape[0] or len(set(names)) < len(names):
-            distinct = len(set(names))
-            raise ConfigError(f"ids must be one for each of {rows.shape[0]} rows, each once, got {distinct} distinct")
+        check_one_each(names, rows.shape[0], "rows")
         with self._own.lock:
             self._check_width(rows)
             first = len(self._ids)

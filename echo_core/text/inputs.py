@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 
-from echo_core.errors import EmptyTextError, VariableError
+from echo_core.errors import ConfigError, EmptyTextError, VariableError
 from echo_core.template import Template
 
 Variables = Mapping[str, "str | Sequence[str]"]
@@ -85,6 +85,13 @@ def listed_ids(ids: Iterable[str], ordered: bool = True) -> list[str]:
     if wrong is not None:
         raise TypeError(f"id {wrong} must be a string, got {type(names[wrong]).__name__}")
     return names
+
+
+def check_one_each(names: Sequence[str], count: int, what: str) -> None:
+    """Raise ConfigError unless there is one id for each of so many of ``what`` ("texts"), each once."""
+    distinct = len(set(names))
+    if len(names) != count or distinct < count:
+        raise ConfigError(f"ids must be one for each of {count} {what}, each once, got {distinct} distinct")
 
 
 def is_blank(text: str, index: int, empty: str) -> bool:

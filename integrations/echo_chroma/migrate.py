@@ -20,7 +20,7 @@ from echo_chroma.function import EchoEmbeddingFunction, Model
 from echo_chroma.guard import holds
 from echo_chroma.records import Record
 from echo_chroma.run import PAGE, Run
-from echo_chroma.store import reaching
+from echo_chroma.store import reaching, stored_under
 from echo_chroma.switch import OLD, WHOLE, client_of, complete_switch, filling_name, find, switch
 from echo_core.config import Runtime
 from echo_core.errors import EchoError
@@ -175,6 +175,6 @@ def _records_of(collection: Collection, ids: Sequence[str] | None, start: int = 
 def _missing(old: Collection, current: Collection) -> Iterator[Record]:
     start = 0
     while found := _records_of(old, None, start):
-        there = {*current.get(ids=[record.id for record in found], include=[])["ids"]}
+        there = {*stored_under(current, (record.id for record in found))["ids"]}
         yield from (record for record in found if record.id not in there)
         start += len(found)

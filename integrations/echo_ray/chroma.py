@@ -200,14 +200,14 @@ def _stored(settings: dict[str, Any], name: str, ids: Sequence[str]) -> set[str]
     """Those of some ids that a collection holds; none of a collection that is not there."""
     from chromadb.errors import NotFoundError
 
-    from echo_chroma.store import reaching
+    from echo_chroma.store import reaching, stored_under
 
     with reaching(name, "nothing was changed"):
         try:
             collection = _client(settings).get_collection(name, embedding_function=None)
         except NotFoundError:
             return set()
-        return set(collection.get(ids=list(ids), include=[])["ids"]) if ids else set()
+        return {*stored_under(collection, ids)["ids"]}
 
 
 _clients: dict[tuple[int, str], ClientAPI] = {}  # by process and settings: a forked child must not share connections

@@ -19,7 +19,7 @@ from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import read_head
 from echo_core.methods.finish import raw_config
 from echo_core.methods.key_tokens import SHARED, sample_texts
-from echo_core.methods.sparse_options import SparseOptions, check_sparse_options
+from echo_core.methods.sparse_options import SparseOptions, check_sparse_options, check_width
 from echo_sentence_transformers.build import build_modules
 from echo_sentence_transformers.card import rewrite_card
 from echo_sentence_transformers.features import WholeText, WholeTexts, mark_texts
@@ -94,7 +94,8 @@ class EchoSparseEncoder(OwnModules, SparseEncoder):  # type: ignore[misc]
         if not transformer.decoder.readout.is_output:
             rule = "must be -1 for sparse vectors: the LM head reads the last layer alone"
             raise ConfigError(f"layer {rule}, got {echo.layer!r}; give EchoConfig(model, layer=-1)")
-        _check_width(self._sparse, int(head.shape[1]))
+        for name in ("shared", "query_shared"):
+            check_width(name, getattr(self._sparse, name), int(head.shape[1]))
         self._leaves_sparse_alone = True  # as these modules are made of it
         documents, queries = (_shared(transformer, role, self._sparse) for role in ("document", "query"))
         tokens = EchoKeyTokens(head, documents, queries, self._sparse.k, self._sparse.count("query"))
@@ -118,13 +119,6 @@ def _shared(transformer: EchoTransformer, role: str, sparse: SparseOptions) -> T
     texts = [WholeText.of(text, number) for number, text in enumerate(sample_texts())]
     states = transformer.stages.pooled(WholeTexts(texts, role, " " if unnamed else None), echo)
     return torch.from_numpy(np.asarray(SHARED[sparse.taken_out](states.cpu().numpy()), dtype=np.float32))
-
-
-def _check_width(sparse: SparseOptions, width: int) -> None:
-    for name in ("shared", "query_shared"):
-        fitted = getattr(sparse, name)
-        if fitted is not None and len(fitted) != width:
-            raise ConfigError(f"{name} must have {width} numbers for this model, got {len(fitted)}; fit again")
 
 
 def _checked(sparse: SparseOptions) -> SparseOptions:
