@@ -14,19 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_core.methods.finish import Vectors
-from echo_core.methods.key_tokens import top_tokens
+from echo_core.methods.key_tokens import STOP_WORDS, top_tokens
 from echo_core.methods.sparse_matrix import Row
 from echo_core.methods.sparse_options import SparseOptions
 
 TEXTS = 512  # whose scores are there at one time
 PROMPTREPS_SCALE = 100  # of its weights, which it rounds to whole numbers
-
-# The words that Lucene leaves out of English texts.
-_LUCENE = (
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with"
-)
-STOP_WORDS = frozenset(_LUCENE.split())
 
 
 def weigh(scores: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -145,6 +145,6 @@ class Sparse(Reading):
     def _without_shared(self, states: Vectors, role: str, options: SparseOptions) -> Vectors:
         shared = options.shared_of(role)
         if shared is None:
-            return self._own_part(states, role, options.taken_out)
+            return self._samples.own_part(states, role, options.taken_out)
         check_width("shared", shared, states.shape[1])
         return np.asarray((states - np.asarray(shared, dtype=np.float32)) * states.any(axis=1, keepdims=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +19,10 @@ from echo_core.errors import check_choice, check_integer
 from echo_core.methods.embed_filter import filter_basis, read_head
 from echo_core.methods.explanation import Explanation, Said, explain, finish_parts, pooled_strings
 from echo_core.methods.finish import Vectors, join_spans, raw_config
-from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, sample_texts, top_tokens
+from echo_core.methods.key_tokens import Word, merge_tokens, top_tokens
 from echo_core.methods.share_matrix import check_target, plot_shares
 from echo_core.pipeline.assembly import Engine, build_pipelines
+from echo_core.pipeline.samples import Samples
 from echo_core.pipeline.stages import Pipeline
 from echo_core.text.casing import as_said
 from echo_core.text.inputs import Variables, check_text, check_texts, named_text, said_texts
@@ -30,7 +31,7 @@ from echo_core.text.rows import Row
 
 log = logging.getLogger("echo_core")
 
-TOKENS_A_WORD = 6  # aligned tokens that are looked through for each word asked for, as many are variants of others
+TOKENS_A_WORD = 12  # aligned tokens that are looked through for each word asked for, as many are variants of others
 
 
 class Reading:
@@ -78,7 +79,8 @@ class Reading:
             role: the template that they are said with.
             instruction: value of ``{instruction}``, where the template has it.
             variables: values of its further variables.
-            merged: variants in case and number are one word, pieces of words are left out; False: tokens as they are.
+            merged: words for a reader, see ``methods/key_tokens.py``: variants in case and number are one, pieces of
+                words and stop words are left out; False: the tokens and scores of the paper, which sparse vectors have.
             taken_out: what all texts share: the "mean" of a sample's states, or its part along "u1", see ``SHARED``.
 
         Raises:
@@ -89,7 +91,10 @@ class Reading:
         check_choice("role", role, ROLES)
         check_choice("merged", merged, (True, False))
         states = self._raw_pipelines[role].encode(texts, instruction, variables)
-        return self._read(self._own_part(states, role, taken_out), k, merged)
+        own = self._samples.own_part(states, role, taken_out, for_reader=merged)
+        if merged:
+            return [merge_tokens(*pair)[:k] for pair in self._read(own, k * TOKENS_A_WORD, evened=True)]
+        return [[Word(t, w, (t,)) for t, w in zip(*pair, strict=True)] for pair in self._read(own, k)]
 
     def explain(self, query: str, document: str, *, instruction: str | None = None, k: int = 12) -> Explanation:
         """Why a document was found: each token's exact share of the score, and the words that both vectors read as.
@@ -182,15 +187,12 @@ class Reading:
         """
         return filter_basis(self._engine.folder, self._engine.runtime.trust_remote_code, self._engine.weights)
 
-    def _read(self, vectors: Vectors, k: int, merged: bool) -> list[list[Word]]:
-        count = min(len(self._head), k * TOKENS_A_WORD if merged else k)
-        ids, scores = top_tokens(vectors, self._head, count)
+    def _read(self, vectors: Vectors, count: int, evened: bool = False) -> Iterator[tuple[list[str], list[float]]]:
+        """The tokens that each vector is aligned with most, and their scores; none of a blank text's."""
+        ids, scores = top_tokens(vectors, self._head, min(count, len(self._head)), evened=evened)
         token = self._engine.tokenizer.token
-        rows = zip(ids.tolist(), scores.tolist(), map(np.any, vectors), strict=True)  # a blank text has none
-        found = [([token(i) for i in row] if said else [], weights if said else []) for row, weights, said in rows]
-        if merged:
-            return [merge_tokens(tokens, weights)[:k] for tokens, weights in found]
-        return [[Word(t, w, (t,)) for t, w in zip(tokens, weights, strict=True)] for tokens, weights in found]
+        for row, weights, said in zip(ids.tolist(), scores.tolist(), map(np.any, vectors), strict=True):
+            yield ([token(i) for i in row], weights) if said else ([], [])
 
     def _kept(self, texts: Iterable[str], role: str, instruction: str | None, variables: Variables | None) -> Kept:
         pipeline, checked = self._pipeline(role), check_texts(texts)
@@ -215,22 +217,8 @@ class Reading:
         return read_head(self._engine.folder, self._engine.runtime.trust_remote_code)
 
     @cached_property
-    def _shared_parts(self) -> dict[tuple[str, str], Vectors]:
-        """What the states of ``sample_texts`` share (D,), as far as it was needed, by template and by way."""
-        return {}
-
-    def _own_part(self, states: Vectors, role: str, taken_out: str) -> Vectors:
-        """The states (N, D) of texts less what all texts share; a blank text's stay zero."""
-        check_choice("taken_out", taken_out, SHARED)
-        key = (self.config.template(role), taken_out)
-        if key not in self._shared_parts:
-            self._shared_parts[key] = SHARED[taken_out](self._sample_states(self._raw_pipelines[role]))
-        return np.asarray((states - self._shared_parts[key]) * states.any(axis=1, keepdims=True))
-
-    def _sample_states(self, pipeline: Pipeline) -> Vectors:
-        fillers = dict.fromkeys(pipeline.prompts.template.variables - {"text"}, " ")  # what a call says is not known
-        given = fillers.pop("instruction", None)
-        return pipeline.encode(sample_texts(), given if self.config.instruction is None else None, fillers or None)
+    def _samples(self) -> Samples:
+        return Samples(self._raw_pipelines)
 
 
 def _rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:

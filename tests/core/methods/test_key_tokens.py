@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import echo_core.methods.key_tokens
-from echo_core.methods.key_tokens import merge_tokens, top_tokens
+from echo_core.methods.key_tokens import (
+    ECHOED,
+    FLOOR,
+    POWER,
+    Spread,
+    merge_tokens,
+    sample_texts,
+    top_tokens,
+    varied_texts,
+)
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 50), st.integers(1, 9))
@@ -36,6 +45,51 @@ def test_variants_of_a_word_become_one_and_pieces_join_it_or_go():
     tokens = [" bees", "Bee", " Honey", "oney", "honey", ",", " 12", "ectar", " BEES", "日"]
     weights = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5]
     words = merge_tokens(tokens, weights)
-    assert [(word.word, word.weight) for word in words] == [("bees", 9.0), ("Honey", 7.0), ("日", 0.5)]
+    echoed = [9.0 + ECHOED * (8.0 + 1.0), 7.0 + ECHOED * 5.0, 0.5]
+    assert [word.word for word in words] == ["bees", "Honey", "日"]
+    assert [word.weight for word in words] == pytest.approx(echoed)
     assert words[0].tokens == (" bees", "Bee", " BEES")
     assert words[1].tokens == (" Honey", "honey")
+
+
+def test_a_word_in_many_forms_comes_before_one_that_is_a_little_heavier_in_one():
+    words = merge_tokens([" lid", " bees", "Bee", " Bees", " bee"], [9.0, 8.0, 8.0, 8.0, -8.0])
+    assert [word.word for word in words] == ["bees", "lid"]
+    assert words[0].weight == pytest.approx(
+        8.0 + ECHOED * 16.0
+    )  # a form that the vector is far from takes nothing away
+
+
+def test_stop_words_and_single_letters_are_no_words_for_a_reader():
+    words = merge_tokens([" the", " I", " X", "The", " snow", "日", " 7"], [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])
+    assert [word.word for word in words] == ["snow", "日"]
+
+
+@given(st.integers(2, 12), st.integers(1, 9), st.integers(0, 10**6))
+def test_a_spread_damps_as_the_covariances_power_does(count, width, seed):
+    """The slow way: the whole matrix (covariance + floor) / floor to the power of -1/4."""
+    states = np.random.default_rng(seed).normal(size=(count, width)) * np.logspace(0, 2, width)
+    values, vectors = np.linalg.eigh(np.cov(states, rowvar=False, ddof=1).reshape(width, width))
+    varying = np.sort(values)[::-1][: min(count - 1, width)]
+    floor = FLOOR * varying.mean()
+    slow = states @ (vectors * ((np.maximum(values, 0) + floor) / floor) ** -POWER) @ vectors.T
+    np.testing.assert_allclose(Spread.of(states).damp(states), slow, rtol=1e-6, atol=1e-6 * np.abs(states).max())
+
+
+def test_a_sample_that_does_not_vary_damps_nothing():
+    states = np.ones((3, 4), dtype=np.float32)
+    assert np.array_equal(Spread.of(states).damp(states), states)
+
+
+def test_evened_scores_are_divided_by_the_square_root_of_the_rows_lengths():
+    head = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    ids, scores = top_tokens(np.array([[1.0, 3.0]], dtype=np.float32), head, 3, evened=True)
+    assert ids.tolist() == [[1, 0, 2]]
+    assert scores.tolist() == [[3.0, 2.0, 0.0]]
+
+
+def test_the_varied_texts_begin_with_the_sample_and_none_comes_twice():
+    texts = varied_texts()
+    assert texts[: len(sample_texts())] == sample_texts()
+    assert len(set(texts)) == len(texts) == 96
+    assert all(text.strip() == text and text for text in texts)
