@@ -31,6 +31,7 @@ from benchmarks.quality.scores import Score, score_classifier, score_pairs, scor
 from benchmarks.quality.systems import Laboratory, System, Trained, Words, random_model
 from benchmarks.quality.tune import tune_sets
 from echo_core import EchoConfig, EchoEncoder, Runtime, space_of
+from echo_core.identity.presets import preset_for
 
 TRAINED = "sentence-transformers/all-MiniLM-L6-v2"
 RESULTS = Path(__file__).parents[1] / "results"
@@ -112,6 +113,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sets", nargs="*", help="only the sets of these names")
     parser.add_argument("--model", help="a name on the Hub or a folder; default: the embedded model")
     parser.add_argument("--base", help="of an adapter: its base model, where it is not to come from the Hub")
+    parser.add_argument("--preset", action="store_true", help="what a configuration leaves open is the model's preset")
     parser.add_argument("--configurations", nargs="*", help=f"of: {'; '.join(CONFIGURATIONS)}; default: all")
     parser.add_argument("--baselines", action="store_true", help="only echo, classical, PromptEOL and the controls")
     parser.add_argument(
@@ -149,8 +151,9 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.table:
         quality_report.show(arguments.table)
         return
+    start = preset_for(arguments.model) if arguments.preset else EchoConfig(arguments.model)
     # Public corpora hold empty documents: those are never found.
-    base = EchoConfig(arguments.model, base=arguments.base, empty="zero")
+    base = dataclasses.replace(start, base=arguments.base or start.base, empty="zero")
     names = arguments.configurations or list(BASELINES if arguments.baselines else CONFIGURATIONS)
     sets = [limited(one, arguments.limit) for folder in arguments.data for one in find_sets(folder)]
     sets += [limited(load_task(name), arguments.limit) for name in arguments.mteb]
