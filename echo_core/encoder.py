@@ -19,7 +19,8 @@ from echo_core.errors import check_fields
 from echo_core.identity.checkpoint import load_config, save_checkpoint
 from echo_core.identity.presets import config_of
 from echo_core.identity.space import check_space, describe_space, fingerprint, space_metadata
-from echo_core.methods.finish import Vectors, mean_direction, raw_config
+from echo_core.methods.finish import Vectors, raw_config
+from echo_core.methods.fitting import mean_direction
 from echo_core.pipeline.assembly import Engine, build_pipelines, load_engine
 from echo_core.pipeline.sparse import Sparse
 from echo_core.process.forks import process_lock

@@ -44,6 +44,7 @@ Kind = Literal["literal", "variable", "special"]
 SPECIAL = ("bos", "eos", "slot")
 _CONSTRUCT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|\[\[|\]\]|[{}]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SIMPLE = {"{{": ("literal", "{"), "}}": ("literal", "}"), "[[": ("open", ""), "]]": ("close", "")}
 
 
 @dataclass(frozen=True)
@@ -144,19 +145,15 @@ def _scan(source: str) -> Iterator[tuple[str, str, int]]:
 
 
 def _construct(source: str, match: re.Match[str]) -> tuple[str, str]:
-    found, name, at = match.group(), match.group(1), match.start()
-    simple = {"{{": ("literal", "{"), "}}": ("literal", "}"), "[[": ("open", ""), "]]": ("close", "")}
-    if found in simple:
-        return simple[found]
+    found, name = match.group(), match.group(1)
+    if found in _SIMPLE:
+        return _SIMPLE[found]
+    if name is not None and _NAME.fullmatch(name):
+        return ("special" if name in SPECIAL else "variable"), name
+    rule = f"{found!r} is not a variable: a name is letters, digits and _ (double the braces for literal ones)"
     if name is None:
-        raise _error(source, at, f"a single {found} : double it for a literal brace, or write a variable as {{name}}")
-    if not _NAME.fullmatch(name):
-        raise _error(
-            source,
-            at,
-            f"{found!r} is not a variable: a name is letters, digits and _ (double the braces for literal ones)",
-        )
-    return ("special", name) if name in SPECIAL else ("variable", name)
+        rule = f"a single {found} : double it for a literal brace, or write a variable as {{name}}"
+    raise _error(source, match.start(), rule)
 
 
 def _merge_literals(pieces: list[Piece]) -> list[Piece]:

@@ -30,7 +30,8 @@ from benchmarks.quality.scores import ndcg
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
-from echo_core.methods.finish import finish, mean_direction
+from echo_core.methods.finish import finish
+from echo_core.methods.fitting import mean_direction
 from echo_core.search import DriftMap
 from echo_core.search.mixed import on_scale_of
 

@@ -26,7 +26,8 @@ from benchmarks.quality.scores import score_gain, score_rankings
 from echo_core import EchoConfig, EchoEncoder, Runtime, SparseOptions, space_of
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis, read_head
-from echo_core.methods.finish import finish, mean_direction
+from echo_core.methods.finish import finish
+from echo_core.methods.fitting import mean_direction
 from echo_core.methods.key_tokens import SHARED, sample_texts, top_tokens
 from echo_core.methods.sparse import needs_words, own_words, sparse_rows
 from echo_core.methods.sparse_matrix import inverse_document_frequency, to_csr

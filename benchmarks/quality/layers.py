@@ -27,7 +27,8 @@ from benchmarks.quality.systems import Words
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
-from echo_core.methods.finish import finish, mean_direction
+from echo_core.methods.finish import finish
+from echo_core.methods.fitting import mean_direction
 
 RESULTS = Path(__file__).parents[1] / "results"
 # What is done to pooled states: fields of EchoConfig, with True where a mean direction is fitted on the set's texts.

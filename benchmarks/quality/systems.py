@@ -20,7 +20,8 @@ from benchmarks.quality.configurations import CONFIGURATIONS, FIRST, FIT, LATE
 from echo_core import EchoConfig, EchoEncoder, Runtime
 from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.methods.embed_filter import filter_basis
-from echo_core.methods.finish import finish, mean_direction
+from echo_core.methods.finish import finish
+from echo_core.methods.fitting import mean_direction
 from echo_core.text.sentences import first_sentence
 
 CHUNK_WORDS = 80

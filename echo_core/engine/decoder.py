@@ -21,10 +21,9 @@ from echo_core.engine.attention.packing import packing_arguments
 from echo_core.engine.batches import Batch, to_device
 from echo_core.engine.fit import Fit, fit_model
 from echo_core.engine.memory import Widths, choose_budget
-from echo_core.engine.pooling import pool_spans
 from echo_core.engine.prefix_cache import Prefix
 from echo_core.engine.probes import ProbeRows
-from echo_core.engine.readout import ReadOut, Take, count_from_start, mean_of
+from echo_core.engine.readout import ReadOut, Take, mean_of
 from echo_core.engine.rotation import rotation_of
 from echo_core.engine.speedups.pruning import WORTH
 from echo_core.errors import ModelError
@@ -63,8 +62,7 @@ class Decoder:
         self.readout = ReadOut(self.model, self.settings, layers, prepend_layers)
         self.vocabulary: int = self.settings.vocab_size
         self.rotation = rotation_of(self.model)
-        # Tokens that a token sees in layers that slide; None: all.
-        self.sliding_window = sliding_window_of(self.settings)
+        self.sliding_window = sliding_window_of(self.settings)  # tokens that a token sees in its layers; None: all
         self.keeps = keeps
         self._probe_ids, self._wanted = tuple(probe_ids), attention
         if attention != OWN and (exact := exact_attention(self.model.config)):
@@ -115,30 +113,20 @@ class Decoder:
             ModelError: see ``prepare``.
         """
         taken: list[Tensor] = []
-        self._run(batch, self.readout.places, lambda _, states: taken.append(states))
+        self.run(batch, self.readout.places, lambda _, states: taken.append(states))
         return mean_of(taken).flatten(0, 1)
 
-    @torch.inference_mode()
-    def pooled_layers(self, batch: Batch, layers: Sequence[int], pooling: str) -> Tensor:
-        """Pooled vectors (L, S, D) float32 of S spans at each of L layers, in rising order, from one pass.
+    def run(self, batch: Batch, wanted: Collection[int], take: Take) -> None:
+        """One pass for inference, by the attention that serves, pruned where that pays; raises like ``prepare``.
 
-        Args:
-            batch: rows with S spans.
-            layers: of those that run; counted as in ``__init__``, each from the layers that are left.
-            pooling: of ``config.POOLINGS``.
-
-        Raises:
-            ConfigError: a layer that does not run.
-            ModelError: see ``prepare``.
+        ``take`` gets the states at the ``wanted`` places of ``readout.layers``, one layer after the other.
         """
-        pooled: list[Tensor] = []
-        places = count_from_start(layers, len(self.readout.layers))
-
-        def take(_: int, states: Tensor) -> None:
-            pooled.append(pool_spans(states.flatten(0, 1), batch.spans, pooling))
-
-        self._run(batch, places, take)
-        return torch.stack(pooled)
+        fit = self.prepare()
+        ids = to_device(batch.ids, fit.device)
+        slots = to_device(torch.tensor(batch.slots, dtype=torch.int64).T, fit.device) if batch.slots else None
+        pooled = batch if ids.numel() >= WORTH else None
+        with fit.pruning.only_for(pooled, fit.device) if fit.pruning else nullcontext():
+            self.readout.run(self._pass(ids, batch.lengths, batch.shared, batch.prefix), wanted, take, slots)
 
     def forward(
         self,
@@ -200,15 +188,6 @@ class Decoder:
     def probe_rows(self) -> ProbeRows:
         """The rows that the model is tried out on."""
         return ProbeRows.of(self._probe_ids, self.vocabulary, self.device, self.dtype)
-
-    def _run(self, batch: Batch, wanted: Collection[int], take: Take) -> None:
-        """One pass for inference, by the attention that serves, pruned where that pays."""
-        fit = self.prepare()
-        ids = to_device(batch.ids, fit.device)
-        slots = to_device(torch.tensor(batch.slots, dtype=torch.int64).T, fit.device) if batch.slots else None
-        pooled = batch if ids.numel() >= WORTH else None
-        with fit.pruning.only_for(pooled, fit.device) if fit.pruning else nullcontext():
-            self.readout.run(self._pass(ids, batch.lengths, batch.shared, batch.prefix), wanted, take, slots)
 
     def _pass(
         self, ids: Tensor, lengths: Sequence[int] | None, shared: int, prefix: Prefix | None

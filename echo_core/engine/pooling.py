@@ -20,9 +20,8 @@ Numbers = NDArray[Any]
 POOLERS: dict[str, Callable[[Numbers, Numbers], Numbers]] = {
     "mean": lambda place, length: 1 / length,  # arXiv 2402.15449: for zero-shot echo
     "last": lambda place, length: place == length,  # the same: for fine-tuned echo, whose span ends with the end token
-    "weighted_mean": lambda place, length: (
-        2 * place / (length * (length + 1))
-    ),  # 1…T: later tokens have seen more (arXiv 2202.08904)
+    # 1…T: later tokens have seen more (arXiv 2202.08904)
+    "weighted_mean": lambda place, length: 2 * place / (length * (length + 1)),
 }
 
 
@@ -46,22 +45,16 @@ def pool_spans(states: Tensor, spans: Sequence[tuple[int, int]], pooling: str) -
     )
     places, bags, shares = (to_device(torch.from_numpy(table), states.device) for table in tables)
     pooled = states.index_select(0, places).float()
-    return embedding_bag(
-        torch.arange(len(pooled), dtype=torch.int64, device=states.device),
-        pooled,
-        bags,
-        mode="sum",
-        per_sample_weights=shares,
-    )
+    order = torch.arange(len(pooled), dtype=torch.int64, device=states.device)
+    return embedding_bag(order, pooled, bags, mode="sum", per_sample_weights=shares)
 
 
 def _pool_span(states: Tensor, start: int, end: int, pooling: str) -> Tensor:
     """One span, (1, D)."""
     first, weights = _weights(pooling, end - start)
     shares = to_device(torch.from_numpy(weights), states.device)
-    return (shares[:, None] * states[start + first : end]).sum(
-        0, keepdim=True
-    )  # a product would wake all threads for it
+    # a product would wake all threads for it
+    return (shares[:, None] * states[start + first : end]).sum(0, keepdim=True)
 
 
 @lru_cache(maxsize=128)

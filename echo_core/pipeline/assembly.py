@@ -22,7 +22,7 @@ from echo_core.identity.checkpoint import find_checkpoint
 from echo_core.identity.presets import mention_preset
 from echo_core.identity.weights import identified, weights_identity
 from echo_core.methods.embed_filter import filter_basis
-from echo_core.methods.finish import check_finish
+from echo_core.methods.fitting import check_finish
 from echo_core.pipeline.stages import Pipeline
 from echo_core.process.forks import load_lock
 from echo_core.process.progress import CutTexts

@@ -36,9 +36,6 @@ class _Work:
     long_texts: int
     job: Job
 
-    def entries(self) -> list[Entry]:
-        return [self.block.entries[i] for i in self.kept]
-
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -115,23 +112,20 @@ class Pipeline:
         self, blocks: Iterable[Block], names: Sequence[str], total: int | None, stop: threading.Event | None = None
     ) -> Iterator[Vectors]:
         """The vectors of each block's texts; its entries have values for the variables ``names``."""
-        with Progress(total, self.progress, stop) as progress:
-            yield from self._run_blocks(blocks, names, progress)
-
-    def _run_blocks(self, blocks: Iterable[Block], names: Sequence[str], progress: Progress) -> Iterator[Vectors]:
         under_way: deque[_Work] = deque()
         long_texts = 0
-        try:
-            for block in blocks:
-                under_way.append(self._start(block, names, progress))
-                long_texts += under_way[-1].long_texts
-                if len(under_way) > 1:
+        with Progress(total, self.progress, stop) as progress:
+            try:
+                for block in blocks:
+                    under_way.append(self._start(block, names, progress))
+                    long_texts += under_way[-1].long_texts
+                    if len(under_way) > 1:
+                        yield self._finish(under_way.popleft())
+                while under_way:
                     yield self._finish(under_way.popleft())
-            while under_way:
-                yield self._finish(under_way.popleft())
-        finally:
-            for work in under_way:
-                work.job.abandoned = True
+            finally:
+                for work in under_way:
+                    work.job.abandoned = True
         if self.config.overflow == "truncate":
             self.cut_texts.add(long_texts, self.config.max_tokens)
 
@@ -158,7 +152,7 @@ class Pipeline:
         if work.kept:
             spans = [span for row in work.rows for span in row.spans]
             pooled = join_spans(work.job.result().numpy(), spans, len(work.kept))
-            vectors[work.kept] = self._finished(pooled, [entry.number for entry in work.entries()])
+            vectors[work.kept] = self._finished(pooled, [work.block.entries[i].number for i in work.kept])
         return vectors if len(work.block.places) == len(vectors) else vectors[work.block.places]
 
     def _finished(self, pooled: Vectors, numbers: Sequence[int]) -> Vectors:

@@ -18,7 +18,7 @@ from echo_core.text.rows import PooledText, Row, Span
 from echo_core.text.seams import Seam
 from echo_core.text.segments import Segment, compile_template
 from echo_core.text.tokenizer import TextTokenizer
-from echo_core.text.windows import same_places, window_ranges
+from echo_core.text.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class PromptTokenizer:
         pooled_text = [s.seam for s in self._segments if s.variable == "text" and s.pooled]
         text_seams = pooled_text + [s.seam for s in self._segments if s.variable == "text"]
         self._seams = tuple(dict.fromkeys(text_seams))  # the pooled one first: cuts are made there
-        empty = {seam: tokenizer.encode([seam.before + seam.after], seam.continuing)[0] for seam in self._seams}
-        self._nothing = empty  # what is left of a text that the tokenizer normalises away
+        self._windows = Windows(tokenizer, config, self._seams)
+        # What is left of a text that the tokenizer normalises away.
+        self._nothing = {s: tokenizer.encode([s.before + s.after], s.continuing)[0] for s in self._seams}
         self.fixed_length = sum(len(s.ids) for s in self._segments)
 
     def longest_row(self) -> int:
@@ -72,7 +73,7 @@ class PromptTokenizer:
         for owner, text in enumerate(texts):
             said = {seam: ids[owner] for seam, ids in sayings.items()}
             fixed = {segment: ids[owner] for segment, ids in others.items()}
-            cuts = self._cuts(owner, text, said)
+            cuts = self._windows.of(owner, text, said)
             long_texts += any(len(ids) > self._config.max_tokens for ids in said.values())
             rows += [self._row(owner, {seam: said[seam][slice(*cut[seam])] for seam in said}, fixed) for cut in cuts]
         return Tokenised(rows, long_texts)
@@ -91,8 +92,8 @@ class PromptTokenizer:
             rule = "must say {text} first inside [[ ]] for chunks"
             raise ConfigError(f"document_template {rule}, got {self.template.source!r}; use 'echo'")
         seam = pooled[at].seam
-        cuts = self._cuts(0, text, {each: self._encode([text], each)[0] for each in self._seams})
-        offsets = (end - len(seam.before) for end in self._ends(text, seam))
+        cuts = self._windows.of(0, text, {each: self._encode([text], each)[0] for each in self._seams})
+        offsets = (end - len(seam.before) for end in self._windows.ends(text, seam))
         ends = [min(max(end, 1), len(text)) for end in offsets]  # white space before it goes with its first character
         return PooledText(ends, [cut[seam] for cut in cuts], sum(len(s.ids) for s in pooled[:at]))
 
@@ -111,36 +112,6 @@ class PromptTokenizer:
         ids = self._tokenizer.encode([seam.before + value + seam.after for value in distinct], seam.continuing)
         known = {value: row[:limit] for value, row in zip(distinct, ids, strict=True)}
         return [known[value] for value in values]
-
-    def _cuts(self, owner: int, text: str, said: Mapping[Seam, list[int]]) -> list[dict[Seam, tuple[int, int]]]:
-        """For each window of a text, the token range of each saying."""
-        limit, longest = self._config.max_tokens, max(map(len, said.values()))
-        if longest <= limit:
-            return [{seam: (0, len(ids)) for seam, ids in said.items()}]
-        if self._config.overflow == "error":
-            way_out = "use overflow='window' or 'truncate'"
-            raise TextTooLongError(owner, f"must have at most max_tokens={limit} tokens, got {longest}; {way_out}")
-        if self._config.seam == "reference" and self._config.overflow == "truncate":
-            return [{seam: (0, limit) for seam in said}]  # the reference parser cuts each piece on its own
-        length = len(said[self._seams[0]])
-        room = max(1, limit - (longest - length))  # another seam may need a token more for the same characters
-        overlap = min(self._config.overlap, room - 1)
-        whole = self._config.overflow == "window"
-        windows = window_ranges(length, room, overlap) if whole else [(0, min(room, length))]
-        at = self._token_maps(text, said)
-        return [{seam: (at[seam][start], at[seam][end]) for seam in said} for start, end in windows]
-
-    def _token_maps(self, text: str, said: Mapping[Seam, list[int]]) -> dict[Seam, Sequence[int]]:
-        """For each seam, where a cut before token i of the first seam falls."""
-        first, *others = self._seams
-        maps: dict[Seam, Sequence[int]] = {first: range(len(said[first]) + 1)}
-        here = self._ends(text, first) if others else []
-        for seam in others:
-            maps[seam] = same_places(here, self._ends(text, seam), len(seam.before) - len(first.before))
-        return maps
-
-    def _ends(self, text: str, seam: Seam) -> list[int]:
-        return self._tokenizer.ends(seam.before + text + seam.after, seam.continuing)
 
     def _row(self, owner: int, said: Mapping[Seam, list[int]], fixed: Mapping[Segment, list[int]]) -> Row:
         ids: list[int] = []

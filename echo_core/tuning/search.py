@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from echo_core.config import EchoConfig
 from echo_core.encoder import EchoEncoder
 from echo_core.errors import ConfigError, ModelError
-from echo_core.methods.finish import Vectors, check_finish, finish, mean_direction
+from echo_core.methods.finish import Vectors, finish
+from echo_core.methods.fitting import check_finish, mean_direction
 from echo_core.tuning.sample import Merit, Sample, read_sample
 
 # Fields that a pass is tried with, the config's own first. None of them needs a variable besides {text}.

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from echo_core.config import EchoConfig
 from echo_core.errors import ModelError
-from echo_core.methods.finish import check_finish, finish
+from echo_core.methods.finish import finish
+from echo_core.methods.fitting import check_finish
 from echo_sentence_transformers.features import IS_QUERY
 
 WEIGHTS = "model.safetensors"

@@ -149,7 +149,6 @@ def test_functions_are_short(path: Path):
 
 
 def test_the_main_path_can_be_read_in_an_evening():
-    """The bound is today's; lower it when the path gets shorter."""
     path = [
         "encoder",
         "pipeline/stages",
@@ -160,4 +159,4 @@ def test_the_main_path_can_be_read_in_an_evening():
         "engine/pooling",
     ]
     files = [CORE / f"{name}.py" for name in (*path, "methods/finish")]
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 1250
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 1150

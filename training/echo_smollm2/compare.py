@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -61,13 +62,14 @@ class Trial:
     work: Path
     device: str
     sets: dict[str, Path]  # "dev" and "test": of STS-Benchmark's form; "nDCG@10": a folder of BEIR's form
+    threads: int = 2
     limit: int | None = None  # pairs and questions of a set
 
     def run(self) -> dict[str, Any]:
         """Train, and measure all sets."""
-        torch.set_num_threads(2)
+        torch.set_num_threads(self.threads)
         began = time.monotonic()
-        student = Student(self.base, self.recipe, self.device, torch.bfloat16)
+        student = Student(self.base, self.recipe, self.device)
         run = Run(student, read_corpus(self.texts, self.guide, self.device, self.recipe), self.recipe, self.work)
         self.work.mkdir(parents=True, exist_ok=True)
         run.train()
@@ -118,13 +120,16 @@ def main() -> None:
     if options.similarity is None or options.retrieval is None:
         parser.error("--similarity (to choose the rate on) and --retrieval are needed")
     sizes = {name: math.ceil(getattr(SMALL, name) * options.share) for name in SIZES}
+    threads = 2 if options.device != "cpu" else max(1, (os.cpu_count() or 1) // options.jobs)
     small = replace(SMALL, steps=options.steps or SMALL.steps, **sizes)
     read_corpus(options.texts, options.guide, options.device, small)  # the guide's vectors, once for all
 
     def trial(way: str, rate: float, seed: int) -> Trial:
         recipe = replace(small, **WAYS[way], rate=rate, seed=seed)  # type: ignore[arg-type]
         work = options.work / f"{way}-{rate}-{seed}".replace(", ", "-")
-        return Trial(way, recipe, options.texts, options.base, options.guide, work, options.device, sets, options.limit)
+        return Trial(
+            way, recipe, options.texts, options.base, options.guide, work, options.device, sets, threads, options.limit
+        )
 
     found = run_all((trial(way, rate, small.seed) for way in WAYS for rate in options.rates), options.jobs)
     best = {way: max((r for r in found if r["way"] == way), key=lambda r: r["dev"])["rate"] for way in WAYS}

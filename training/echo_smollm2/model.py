@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from echo_core import EchoConfig
 from echo_core.engine.batches import Batch, pack_rows, pad_rows
 from echo_core.engine.decoder import Decoder
+from echo_core.engine.device import choose_dtype
 from echo_core.engine.pooling import pool_spans
 from echo_core.identity.checkpoint import CONFIG_FILE, find_checkpoint
 from echo_core.identity.files import read_json, write_json
@@ -54,8 +55,12 @@ class Words:
 class Student:
     """The model, the adapter's weights in the model's dtype, and their float32 masters, which the optimiser holds."""
 
-    def __init__(self, base: str, recipe: Recipe, device: str, dtype: torch.dtype) -> None:
-        """Load a base (a Hub name, a folder or a GGUF file) and put a new adapter into all its linear layers."""
+    def __init__(self, base: str, recipe: Recipe, device: str, dtype: torch.dtype | None = None) -> None:
+        """Load a base (a Hub name, a folder or a GGUF file) and put a new adapter into all its linear layers.
+
+        ``dtype`` None is bfloat16 where the device multiplies it faster than float32, else float32.
+        """
+        dtype = dtype or choose_dtype("auto", torch.device(device))
         self.folder, self.recipe = find_checkpoint(EchoConfig(base)), recipe
         torch.manual_seed(recipe.seed)
         model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype).to(device)

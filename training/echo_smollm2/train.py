@@ -242,7 +242,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps, rate=options.rate or RECIPE.rate)
     options.work.mkdir(parents=True, exist_ok=True)
-    student = Student(options.base, recipe, options.device, torch.bfloat16)
+    student = Student(options.base, recipe, options.device)
     corpus = read_corpus(options.texts, options.guide, options.device, recipe)
     print(f"{len(corpus.texts):,} texts, {len(corpus.pairs):,} pairs; rows {student.decoder.layout}", flush=True)
     run = Run(student, corpus, recipe, options.work, options.seconds, measures_of(options))

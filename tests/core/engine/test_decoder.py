@@ -21,6 +21,7 @@ from echo_core.engine.attention.choose import OWN
 from echo_core.engine.attention.interface import ROWS
 from echo_core.engine.batches import Batch, pack_rows, pad_rows
 from echo_core.engine.decoder import Decoder
+from echo_core.engine.layers import pooled_layers
 from echo_core.engine.loading import load_decoder
 from echo_core.engine.pooling import pool_spans
 from echo_core.engine.readout import CUT
@@ -166,7 +167,7 @@ def test_all_layers_are_pooled_from_one_pass(family: str, model_folder: ModelFol
     decoder.readout.layers[0].register_forward_pre_hook(lambda *_: ran.append(1))
     decoder.prepare()
     ran.clear()
-    pooled_at = decoder.pooled_layers(batch, [1, 2, 3], "mean")
+    pooled_at = pooled_layers(decoder, batch, [1, 2, 3], "mean")
     assert ran == [1]
     assert pooled_at.shape == (3, len(ROWS_OF_IDS), decoder.width)
     for layer, vectors in enumerate(pooled_at, start=1):
@@ -177,7 +178,7 @@ def test_all_layers_are_pooled_from_one_pass(family: str, model_folder: ModelFol
 
 def test_layers_that_do_not_run_cannot_be_pooled(tiny_llama: Path):
     with pytest.raises(ConfigError, match="layer must be from 1 to 2"):
-        wrapped(tiny_llama, [2]).pooled_layers(pad_rows(ROWS_OF_IDS), [3], "mean")
+        pooled_layers(wrapped(tiny_llama, [2]), pad_rows(ROWS_OF_IDS), [3], "mean")
 
 
 def test_a_wrapped_encoder_is_refused_at_its_first_use(model_folder: ModelFolder):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer import losses
 
 from echo_core import ConfigError, EchoConfig, EchoEncoder, ModelError, Runtime
-from echo_core.methods.finish import mean_direction
+from echo_core.methods.fitting import mean_direction
 from echo_sentence_transformers import EchoFinish, EchoPooling, EchoSentenceTransformer
 
 QUERY = "Question: {text} Asked again: [[{text}]]"
