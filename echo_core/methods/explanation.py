@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from echo_core.config import EchoConfig
 from echo_core.methods.finish import Vectors, finish
 from echo_core.methods.heat_map import Share, draw
-from echo_core.methods.key_tokens import Word
+from echo_core.methods.key_tokens import Word, words_in_common
 from echo_core.text.rows import PooledText, Row
 
 
@@ -47,8 +47,7 @@ class Explanation:
     @property
     def words_in_common(self) -> tuple[str, ...]:
         """Words that both vectors read as, in the order of the document's."""
-        known = {word.word.casefold() for word in self.query_words}
-        return tuple(word.word for word in self.document_words if word.word.casefold() in known)
+        return words_in_common(self.query_words, self.document_words)
 
     @property
     def document_word_shares(self) -> tuple[Share, ...]:
@@ -61,7 +60,10 @@ class Explanation:
         return shares_by_word(self.query_shares)
 
     def __str__(self) -> str:
-        heaviest = sorted(self.document_word_shares, key=lambda share: -share[1])[:8]
+        carried: dict[str, float] = {}  # a word that stands there often, once
+        for word, share in self.document_word_shares:
+            carried[word] = carried.get(word, 0.0) + share
+        heaviest = sorted(carried.items(), key=lambda share: -share[1])[:8]
         lines = [
             f"score {self.score:.3f}",
             f"query reads as     {_listed(self.query_words)}",

@@ -7,7 +7,8 @@ with two corrections more, which are not the paper's: ``Spread`` and ``evened`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 
@@ -27,6 +28,17 @@ _LUCENE = (
     "to was will with"
 )
 STOP_WORDS = frozenset(_LUCENE.split())
+# Others that tell a reader nothing of what an English text is about.
+_SAYS_LITTLE = (
+    "about after again all also although am any because been before being between both can could did do does done "
+    "down during each else ever every from get got had has have having he her here hers herself him himself his "
+    "how however i its itself just like many me more most much must my myself nor now off often only or other our "
+    "ours out over same shall she should since so some still than theirs them themselves thus too under until up "
+    "upon very via we were what when where whether which while who whom whose why within without would you your "
+    "yours yourself"
+)
+LEFT_OUT = STOP_WORDS | frozenset(_SAYS_LITTLE.split())
+_PLURALS = ((re.compile("ies$"), "y"), (re.compile("(?<=s|x|z|h)es$"), ""), (re.compile("(?<!s)s$"), ""))
 
 
 def sample_texts() -> list[str]:
@@ -135,7 +147,7 @@ def merge_tokens(tokens: Sequence[str], weights: Sequence[float]) -> list[Word]:
     """The words that aligned tokens make for a reader, heaviest first.
 
     Variants in case, with and without the space before, in singular and plural are one word. A piece from within words
-    ("oring") joins a word of the same letters, or is left out; so are stop words, letters, and what has none.
+    ("oring") joins a word of the same letters, or is left out; so are words that tell nothing, and single letters.
 
     Args:
         tokens: as the tokenizer writes them, white space included.
@@ -155,6 +167,13 @@ def merge_tokens(tokens: Sequence[str], weights: Sequence[float]) -> list[Word]:
     return sorted(words.values(), key=lambda word: -word.weight)
 
 
+def words_in_common(ours: Sequence[Word], theirs: Sequence[Word]) -> tuple[str, ...]:
+    """Those of their words that are ours too, in whatever case and number."""
+    forms = {_letters(word.word) for word in (*ours, *theirs)}
+    known = {_singular(_letters(word.word), forms) for word in ours}
+    return tuple(word.word for word in theirs if _singular(_letters(word.word), forms) in known)
+
+
 def _letters(token: str) -> str:
     return token.strip().casefold()
 
@@ -166,8 +185,13 @@ def _begins_word(token: str) -> bool:
 
 def _tells(word: str) -> bool:
     """True for a word that says something by itself."""
-    return any(map(str.isalpha, word)) and word not in STOP_WORDS and not (len(word) == 1 and word.isascii())
+    return any(map(str.isalpha, word)) and word not in LEFT_OUT and not (len(word) == 1 and word.isascii())
 
 
-def _singular(word: str, known: set[str]) -> str:
-    return word[:-1] if word.endswith("s") and word[:-1] in known else word
+def _singular(word: str, known: Collection[str]) -> str:
+    """The singular of an English plural, if it is among the known words; else the word as it is."""
+    for ending, singular in _PLURALS:
+        stem = ending.sub(singular, word)
+        if word != stem in known and len(stem) > 2:
+            return stem
+    return word

@@ -23,14 +23,16 @@ def share_matrix(explanations: Sequence[Explanation]) -> tuple[list[str], NDArra
     return words, np.asarray(shares, dtype=np.float64).reshape(len(explanations), len(words))
 
 
-def check_target(target: object) -> None:
-    """Return if a matrix can be drawn there, or nothing is to be drawn (None): asked before a model runs.
+def check_target(target: object, passages: int) -> None:
+    """Return if a matrix of so many passages can be drawn there, or nothing shall be (None); asked before a model runs.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ConfigError: a file of a kind that matplotlib does not write, or in a folder that is not there.
+        ConfigError: no passage, or a file of a kind that matplotlib does not write, or in a folder that is not there.
         TypeError: neither a file nor Axes.
     """
+    if target is not None and not passages:
+        raise ConfigError("documents must hold a passage at least for a plot, got none; leave plot out")
     if isinstance(target, str | os.PathLike):
         path, kinds = Path(target), _axes((1, 1)).figure.canvas.get_supported_filetypes()
         if path.suffix[1:].lower() not in kinds:

@@ -16,7 +16,7 @@ from echo_core.methods.key_tokens import SHARED
 from echo_core.methods.sparse import needs_words, own_words, sparse_rows
 from echo_core.methods.sparse_matrix import to_csr
 from echo_core.methods.sparse_options import SparseOptions, check_sparse_options, check_width
-from echo_core.pipeline.words import Reading
+from echo_core.pipeline.explanations import Explaining
 from echo_core.text.inputs import Variables, check_texts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT = SparseOptions()
 
 
-class Sparse(Reading):
+class Sparse(Explaining):
     """Texts to rows over the model's vocabulary; ``EchoEncoder`` is one."""
 
     def encode_sparse_documents(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,25 +12,23 @@ from torch import Tensor
 
 from echo_core.config import POOLINGS, ROLES, EchoConfig
 from echo_core.engine.layers import listed_layers, states_at
-from echo_core.engine.pooling import POOLERS
 from echo_core.engine.statistics import Statistics
 from echo_core.errors import check_choice, check_integer
 from echo_core.methods.embed_filter import filter_basis, read_head
-from echo_core.methods.explanation import Explanation, Said, explain, finish_parts, pooled_strings
 from echo_core.methods.finish import Vectors, join_spans, raw_config
-from echo_core.methods.key_tokens import Word, merge_tokens, top_tokens
-from echo_core.methods.share_matrix import check_target, plot_shares
+from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, top_tokens
 from echo_core.pipeline.assembly import Engine, build_pipelines
 from echo_core.pipeline.samples import Samples
 from echo_core.pipeline.stages import Pipeline
-from echo_core.text.casing import as_said
-from echo_core.text.inputs import Variables, check_text, check_texts, named_text, said_texts
+from echo_core.text.inputs import Variables, check_text, check_texts
 from echo_core.text.kept import Kept, keep_rows
 from echo_core.text.rows import Row
 
 log = logging.getLogger("echo_core")
 
-TOKENS_A_WORD = 12  # aligned tokens that are looked through for each word asked for, as many are variants of others
+# Aligned tokens that are looked through for each word asked for, as many are variants of others, and at the least: so
+# the first words of some twenty are the same however many are asked for.
+TOKENS_A_WORD, TOKENS = 12, 240
 
 
 class Reading:
@@ -46,7 +43,7 @@ class Reading:
     ) -> str:
         """The tokens that the model sees for a text, parted by "|", the pooled ones inside [[ ]]; one line a window."""
         token = self._engine.tokenizer.token
-        rows = _rows_of(self._pipeline(role), check_text(text, 0), instruction, variables)
+        rows = rows_of(self._pipeline(role), check_text(text, 0), instruction, variables)
         return "\n".join(row.marked([repr(token(int(i)))[1:-1] for i in row.ids]) for row in rows)
 
     def count_tokens(
@@ -75,7 +72,7 @@ class Reading:
 
         Args:
             texts: N texts.
-            k: words of each; fewer where the vector reads as fewer.
+            k: words of each; fewer where the tokens that are looked through make fewer.
             role: the template that they are said with.
             instruction: value of ``{instruction}``, where the template has it.
             variables: values of its further variables.
@@ -90,53 +87,13 @@ class Reading:
         check_integer("k", k, 1)
         check_choice("role", role, ROLES)
         check_choice("merged", merged, (True, False))
+        check_choice("taken_out", taken_out, SHARED)
+        head = self._head  # where there is none, that is said before the model runs
         states = self._raw_pipelines[role].encode(texts, instruction, variables)
         own = self._samples.own_part(states, role, taken_out, for_reader=merged)
         if merged:
-            return [merge_tokens(*pair)[:k] for pair in self._read(own, k * TOKENS_A_WORD, evened=True)]
-        return [[Word(t, w, (t,)) for t, w in zip(*pair, strict=True)] for pair in self._read(own, k)]
-
-    def explain(self, query: str, document: str, *, instruction: str | None = None, k: int = 12) -> Explanation:
-        """Why a document was found: each token's exact share of the score, and the words that both vectors read as.
-
-        Args:
-            query: said with the query template.
-            document: said with the document template.
-            instruction: value of ``{instruction}``, where a template has it; refused (VariableError) where none has.
-            k: words of each.
-
-        Raises:
-            EmptyTextError: a blank text.
-            ConfigError: a template whose pooled region does not begin with {text}.
-            ModelError: the checkpoint has no LM head.
-        """
-        texts = {"query": named_text(query, "query", 0), "document": named_text(document, "document", 1)}
-        takers = [role for role in ROLES if self._needs_instruction(role)] or ROLES  # one without a place refuses it
-        given = {role: instruction if role in takers else None for role in ROLES}
-        token, pipelines = self._engine.tokenizer.token, self._pipelines
-        said = {role: _said(pipelines[role], texts[role], given[role], token) for role in ROLES}
-        read = {role: self.words([texts[role]], k, role, instruction=given[role])[0] for role in ROLES}
-        return explain(said["query"], said["document"], read["query"], read["document"])
-
-    def explain_all(
-        self, query: str, documents: Sequence[str], *, instruction: str | None = None, k: int = 12, plot: Any = None
-    ) -> list[Explanation]:
-        """``explain`` of one query with each of several documents, with a picture of all if it is asked for.
-
-        Args:
-            query: said with the query template.
-            documents: each said with the document template; a wrong one is named by its index, before any is run.
-            instruction: value of ``{instruction}``, where a template has it.
-            k: words of each.
-            plot: a file to draw a matrix into, or Axes of matplotlib, see ``methods/share_matrix.py``; None: neither.
-        """
-        passages = said_texts(documents)
-        check_target(plot)
-        self.count_tokens(passages, instruction=instruction if self._needs_instruction("document") else None)
-        found = [self.explain(query, document, instruction=instruction, k=k) for document in passages]
-        if plot is not None:
-            plot_shares(found, passages, plot)
-        return found
+            return [merge_tokens(*pair)[:k] for pair in self._read(own, head, max(TOKENS, k * TOKENS_A_WORD), True)]
+        return [[Word(t, w, (t,)) for t, w in zip(*pair, strict=True)] for pair in self._read(own, head, k)]
 
     def encode_layers(
         self,
@@ -187,9 +144,11 @@ class Reading:
         """
         return filter_basis(self._engine.folder, self._engine.runtime.trust_remote_code, self._engine.weights)
 
-    def _read(self, vectors: Vectors, count: int, evened: bool = False) -> Iterator[tuple[list[str], list[float]]]:
+    def _read(
+        self, vectors: Vectors, head: Tensor, count: int, evened: bool = False
+    ) -> Iterator[tuple[list[str], list[float]]]:
         """The tokens that each vector is aligned with most, and their scores; none of a blank text's."""
-        ids, scores = top_tokens(vectors, self._head, min(count, len(self._head)), evened=evened)
+        ids, scores = top_tokens(vectors, head, min(count, len(head)), evened=evened)
         token = self._engine.tokenizer.token
         for row, weights, said in zip(ids.tolist(), scores.tolist(), map(np.any, vectors), strict=True):
             yield ([token(i) for i in row], weights) if said else ([], [])
@@ -198,9 +157,6 @@ class Reading:
         pipeline, checked = self._pipeline(role), check_texts(texts)
         values = pipeline.values(len(checked), instruction, variables)
         return keep_rows(pipeline.prompts, checked, values, self.config.empty)
-
-    def _needs_instruction(self, role: str) -> bool:
-        return "instruction" in self._pipelines[role].prompts.template.variables
 
     def _pipeline(self, role: str) -> Pipeline:
         check_choice("role", role, ROLES)
@@ -218,21 +174,9 @@ class Reading:
 
     @cached_property
     def _samples(self) -> Samples:
-        return Samples(self._raw_pipelines)
+        return Samples(self._engine, self.config)
 
 
-def _rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:
+def rows_of(pipeline: Pipeline, text: str, instruction: str | None, variables: Variables | None) -> list[Row]:
     """The rows of one text that is not blank, one a window."""
     return keep_rows(pipeline.prompts, [text], pipeline.values(1, instruction, variables), "error").rows
-
-
-def _said(pipeline: Pipeline, text: str, instruction: str | None, token: Callable[[int], str]) -> Said:
-    """A text's pooled tokens, and each one's part of its vector."""
-    rows, config = _rows_of(pipeline, text, instruction, None), pipeline.config
-    lengths = np.array([row.spans[0].end - row.spans[0].start for row in rows])
-    states = pipeline.scheduler.submit([row.token_by_token() for row in rows]).result().numpy()
-    pool = POOLERS[config.pooling]
-    weights = [pool(np.arange(1, n + 1), np.full(n, n)) * n for n in lengths.tolist()]  # a window counts by its tokens
-    parts = states * (np.concatenate(weights) / lengths.sum())[:, None].astype(np.float32)
-    strings = pooled_strings(as_said(text, config.caps), pipeline.prompts.pooled_tokens(text), rows, token)
-    return Said(tuple(strings), finish_parts(parts, config, pipeline.basis, pipeline.role))

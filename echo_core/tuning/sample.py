@@ -64,8 +64,12 @@ def read_sample(items: Iterable[object]) -> Sample:
     items = list(check_collection(items))
     kinds = {_kind(item) for item in items}
     if len(items) < LEAST or len(kinds) != 1 or None in kinds:
-        wanted = "texts, (query, document) pairs or (text, text, score) triples, all of one kind"
-        raise ConfigError(f"sample must be {LEAST} or more {wanted}, got {len(items)} items of {len(kinds)} kinds")
+        wanted = "texts of two words or more, (query, document) pairs or (text, text, score) triples, all of one kind"
+        other = next(
+            (f"; item {i} is none of them: {item!r:.60}" for i, item in enumerate(items) if not _kind(item)), ""
+        )
+        kept = len(kinds - {None})
+        raise ConfigError(f"sample must be {LEAST} or more {wanted}, got {len(items)} items of {kept} kinds{other}")
     if kinds == {"text"}:
         halves = [_halves(str(item)) for item in items]
         return Sample(

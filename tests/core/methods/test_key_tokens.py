@@ -12,10 +12,12 @@ from echo_core.methods.key_tokens import (
     FLOOR,
     POWER,
     Spread,
+    Word,
     merge_tokens,
     sample_texts,
     top_tokens,
     varied_texts,
+    words_in_common,
 )
 
 
@@ -58,6 +60,27 @@ def test_a_word_in_many_forms_comes_before_one_that_is_a_little_heavier_in_one()
     assert words[0].weight == pytest.approx(
         8.0 + ECHOED * 16.0
     )  # a form that the vector is far from takes nothing away
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ([" US", " U"], ["US"]),  # it was taken for the plural of a letter, which is no word
+        ([" gas", " Ga", " glass", " Glas"], ["gas", "Ga", "glass", "Glas"]),
+        ([" planes", " plan"], ["planes", "plan"]),
+        ([" studies", " Study", " boxes", " box", " matches", " match"], ["studies", "boxes", "matches"]),
+    ],
+)
+def test_what_only_ends_like_a_plural_is_a_word_of_its_own(tokens, words):
+    assert [word.word for word in merge_tokens(tokens, [9.0 - i / 10 for i in range(len(tokens))])] == words
+
+
+def test_words_in_common_may_differ_in_case_and_number():
+    ours, theirs = (
+        [Word(word, 1.0, (word,)) for word in words] for words in (["Tenants", "egg"], ["lawn", "tenant", "Eggs"])
+    )
+    assert words_in_common(ours, theirs) == ("tenant", "Eggs")
+    assert words_in_common(theirs, ours) == ("Tenants", "egg")
 
 
 def test_stop_words_and_single_letters_are_no_words_for_a_reader():

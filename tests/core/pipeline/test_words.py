@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,41 @@ def test_tokens_are_the_best_rows_of_the_head_for_the_state_less_the_samples_mea
     found = encoder.words([PLAIN[0]], k=5, merged=False)[0]
     assert [word.word for word in found] == [encoder._engine.tokenizer.token(int(i)) for i in best]
     assert [word.weight for word in found] == pytest.approx((head[best] @ state).tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize("overflow", ["error", "truncate"])
+@pytest.mark.parametrize("seam", ["joined", "reference"])
+def test_limits_of_texts_do_not_reach_the_sample_that_words_are_read_with(tiny_llama: Path, overflow, seam):
+    """A text of one word was too long by a sentence that nobody gave, or a hundred texts were cut."""
+    encoder = encoder_of(tiny_llama, max_tokens=6, overlap=0, overflow=overflow, seam=seam)
+    assert encoder.words(["lamp"], k=3, merged=False)[0]
+    assert encoder.words(["lamp"], k=3)
+    assert encoder.encode_sparse_documents(["lamp"]).nnz
+    assert encoder.explain("lamp", "lamp").score == pytest.approx(1.0, abs=1e-5)
+    assert encoder.texts_cut == 0
+
+
+def test_fewer_words_are_the_first_of_more():
+    encoder = EchoEncoder()
+    texts = ["The court fined the oil company for the spill.", "volcano", "https://example.org/shop/books/12345"]
+    most = encoder.words(texts, k=20)
+    for k in (1, 3, 12):
+        assert encoder.words(texts, k=k) == [words[:k] for words in most]
+
+
+def test_what_is_taken_out_is_checked_before_the_model_runs(encoder: EchoEncoder):
+    before = encoder.statistics().rows
+    with pytest.raises(ConfigError, match="taken_out must be one of"):
+        encoder.words(PLAIN, taken_out="x")
+    assert encoder.statistics().rows == before
+
+
+def test_threads_fit_the_sample_once(tiny_llama: Path):
+    encoder = encoder_of(tiny_llama)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: encoder.words(PLAIN, k=2, merged=False), range(4)))
+    assert found[1:] == found[:-1]
+    assert encoder.statistics().rows == len(sample_texts()) + 4 * len(PLAIN)
 
 
 def test_words_of_the_embedded_model_are_about_the_text():
@@ -120,6 +156,21 @@ def test_where_nothing_can_be_drawn_is_refused_before_the_model_runs(
         encoder.explain_all(PLAIN[1], PLAIN[2:], plot=plot)
 
 
+def test_no_passages_are_explained_but_not_drawn_and_the_query_is_checked_all_the_same(encoder: EchoEncoder, tmp_path):
+    """An empty picture was written, and any query was taken."""
+    pytest.importorskip("matplotlib")
+    assert encoder.explain_all(PLAIN[1], []) == []
+    with pytest.raises(ConfigError, match="documents must hold a passage at least for a plot, got none"):
+        encoder.explain_all(PLAIN[1], [], plot=tmp_path / "shares.png")
+    with pytest.raises(EmptyTextError, match=r"text 0 \(query\)"):
+        encoder.explain_all(" ", [])
+
+
+def test_a_word_that_stands_there_often_carries_once(encoder: EchoEncoder):
+    told = str(encoder.explain(PLAIN[1], "rocks and rocks and rocks")).splitlines()[-1]
+    assert told.count("rocks") == told.count("and") == 1
+
+
 def test_an_explanation_names_the_text_that_is_wrong(encoder: EchoEncoder):
     """Both were text 0, and the way out for a blank one was an option that no explanation has."""
     for texts, name in (((None, "a"), "query"), (("a", ["b"]), "document")):
@@ -137,6 +188,25 @@ def test_an_instruction_that_no_template_has_a_place_for_is_refused(encoder: Ech
         encoder.explain(PLAIN[0], PLAIN[1], instruction="Find it")
     one = encoder_of(tiny_llama, query_template="finetuned-query")
     assert one.explain(PLAIN[0], PLAIN[1], instruction="Find it").score
+
+
+def test_further_variables_reach_the_roles_that_have_a_place_for_them(tiny_llama: Path):
+    """Templates with a variable of their own had words, but no explanation."""
+    encoder = encoder_of(
+        tiny_llama, query_template="Find {kind}: {text}. Again: [[{text}]]", document_template="situated"
+    )
+    given = {"kind": "a recipe", "context": "a book"}
+    found = encoder.explain(PLAIN[0], PLAIN[1], variables=given)
+    query = encoder.encode_queries([PLAIN[0]], variables={"kind": "a recipe"})[0]
+    document = encoder.encode_documents([PLAIN[1]], variables={"context": "a book"})[0]
+    assert found.score == pytest.approx(float(query @ document), abs=1e-5)
+    assert encoder.explain_all(PLAIN[0], [PLAIN[1]], variables=given)[0].score == pytest.approx(found.score, abs=1e-6)
+    with pytest.raises(VariableError, match=r"needs a value for \{kind\}"):
+        encoder.explain(PLAIN[0], PLAIN[1], variables={"context": "a book"})
+    with pytest.raises(VariableError, match=r"has no variable \{tone\}"):
+        encoder.explain(PLAIN[0], PLAIN[1], variables={**given, "tone": "dry"})
+    with pytest.raises(TypeError, match="variables must be a dict"):
+        encoder.explain(PLAIN[0], PLAIN[1], variables=[])
 
 
 def test_what_is_asked_wrongly_is_refused(encoder: EchoEncoder):

@@ -125,7 +125,8 @@ def test_a_gain_that_is_luck_does_not_count():
         lambda chosen, values=values: float(values[chosen].mean())
         for values in (before, before + noise, before + noise + 1)
     ]
-    assert least_gain(means[0], means[1], 400) < 0 < least_gain(means[0], means[2], 400)
+    assert least_gain(means[:1], means[1:2], [400]) < 0 < least_gain(means[:1], means[2:], [400])
+    assert least_gain([means[0]] * 2, [means[1], means[2]], [400, 400]) > 0  # one half shows it, the other is no worse
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,18 @@ def test_a_gain_that_is_luck_does_not_count():
 def test_a_sample_that_is_too_small_or_mixed_is_refused(encoder, sample):
     with pytest.raises(ConfigError, match="sample must be 16 or more"):
         tune(encoder, sample, seconds=0)
+
+
+def test_an_item_that_is_nothing_to_tune_on_is_shown(encoder):
+    """Twenty single words were "20 items of 1 kinds"."""
+    with pytest.raises(ConfigError, match="got 20 items of 1 kinds; item 3 is none of them: 'lamp'"):
+        tune(encoder, [*TEXTS[:3], "lamp", *TEXTS[3:19]])
+
+
+@pytest.mark.parametrize("seconds", [-1, "60", None, float("nan")])
+def test_seconds_that_are_no_time_are_refused(encoder, seconds):
+    with pytest.raises(ConfigError, match="seconds must be a number of at least 0, got"):
+        tune(encoder, TEXTS, seconds=seconds)
 
 
 def test_a_centre_is_the_mean_direction_of_unit_vectors_taken_out(encoder):
