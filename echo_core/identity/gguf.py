@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -90,14 +91,15 @@ def _read(link: Path, header: Header) -> tuple[dict[str, Any], Any, dict[str, An
 
     where: dict[str, Any] = {"gguf_file": link.name, "local_files_only": True}
     try:
-        fields, _ = PreTrainedConfig.get_config_dict(link.parent, **where)
-        fields.pop("_model_name_or_path", None)
-        fields |= _scaled_positions(link, header)
-        tokenizer = with_bos(PreTrainedTokenizerFast.from_pretrained(link.parent, **where), header)
-        options = {"dtype": torch.bfloat16, "output_loading_info": True, **_dense(), **where}
-        model, report = AutoModelForCausalLM.from_pretrained(
-            link.parent, config=AutoConfig.for_model(**deepcopy(fields)), **options
-        )
+        with _parsed_once():
+            fields, _ = PreTrainedConfig.get_config_dict(link.parent, **where)
+            fields.pop("_model_name_or_path", None)
+            fields |= _scaled_positions(link, header)
+            tokenizer = with_bos(PreTrainedTokenizerFast.from_pretrained(link.parent, **where), header)
+            options = {"dtype": torch.bfloat16, "output_loading_info": True, **_dense(), **where}
+            model, report = AutoModelForCausalLM.from_pretrained(
+                link.parent, config=AutoConfig.for_model(**deepcopy(fields)), **options
+            )
     except ModelError:
         raise
     except Exception as error:  # whatever transformers and gguf raise about a file that they do not understand
@@ -106,6 +108,24 @@ def _read(link: Path, header: Header) -> tuple[dict[str, Any], Any, dict[str, An
         raise ModelError(f"{name} {problem}; take the same model as safetensors") from error
     _check_all_read(link, header, model, report["missing_keys"])
     return fields, tokenizer, model.state_dict()
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Keep what gguf has parsed, as transformers asks for it again: for config, tokenizer, weights and each module.
+
+    That is a third to a half of the time that unpacking takes (benchmarks/LOG.md).
+    """
+    import gguf
+
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, make in own.items():
+        setattr(gguf, name, cache(make))
+    try:
+        yield
+    finally:
+        for name, make in own.items():
+            setattr(gguf, name, make)
 
 
 def with_bos(tokenizer: Any, header: Header) -> Any:

@@ -119,6 +119,25 @@ def test_it_is_unpacked_once_and_said_once(file: Path, caplog, monkeypatch):
     assert first.name.endswith(f"-{_VERSION}")
 
 
+def test_a_file_is_parsed_once_and_gguf_is_left_as_it_was(tied: Path, tmp_path: Path, monkeypatch):
+    """transformers parsed it for the config, for the tokenizer and for the weights: half of the time."""
+    parsed: list[str] = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path, *rest):
+            parsed.append(str(path))
+            super().__init__(path, *rest)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    before = gguf.get_tensor_name_map
+    unpack_gguf(write_gguf(tied, tmp_path / "model.gguf", general__name="parsed once"))
+    assert len(parsed) == 1
+    monkeypatch.setattr("echo_core.identity.gguf.with_bos", lambda *_: 1 / 0)
+    with pytest.raises(ModelError, match="division by zero"):
+        unpack_gguf(write_gguf(tied, tmp_path / "other.gguf", general__name="never read whole"))
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (Counted, before)
+
+
 def test_a_file_that_was_changed_is_unpacked_again(tied: Path, model_folder, tmp_path: Path):
     """Also where size and time of the last change are those of the old file: the inode's own time is not."""
     model = write_gguf(tied, tmp_path / "model.gguf")
