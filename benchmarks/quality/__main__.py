@@ -101,6 +101,7 @@ def describe_run(arguments: argparse.Namespace, base: EchoConfig, names: Sequenc
         "weights": space_of(base)["weights"],
         "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}",
         "limit": arguments.limit,
+        "preset": arguments.preset,
         "configurations": {name: CONFIGURATIONS[name] for name in names},
     }
 

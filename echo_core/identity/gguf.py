@@ -118,14 +118,24 @@ def _parsed_once() -> Iterator[None]:
     """
     import gguf
 
-    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    for name, make in own.items():
-        setattr(gguf, name, cache(make))
+    readers: dict[str, gguf.GGUFReader] = {}
+
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
+        """One for each path."""
+
+        def __new__(cls, path: Any, *mode: Any) -> Any:
+            return readers.setdefault(str(path), super().__new__(cls))
+
+        def __init__(self, path: Any, *mode: Any) -> None:
+            if not vars(self):
+                super().__init__(path, *mode)
+
+    own = gguf.GGUFReader, gguf.get_tensor_name_map
     try:
+        gguf.GGUFReader, gguf.get_tensor_name_map = Reader, cache(own[1])
         yield
     finally:
-        for name, make in own.items():
-            setattr(gguf, name, make)
+        gguf.GGUFReader, gguf.get_tensor_name_map = own
 
 
 def with_bos(tokenizer: Any, header: Header) -> Any:

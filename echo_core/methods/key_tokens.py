@@ -88,9 +88,9 @@ class Spread:
         """The spread of the states (S, D) of a sample."""
         _, singular, directions = np.linalg.svd(states - states.mean(axis=0), full_matrices=False)
         varying = singular > singular[:1] * np.finfo(np.float32).eps * len(states)
-        variances = singular[varying] ** 2 / max(1, len(states) - 1)
+        variances = singular[varying].astype(np.float64) ** 2 / max(1, len(states) - 1)
         floor = FLOOR * variances.mean() if len(variances) else 1.0
-        return cls(directions[varying], 1 - (1 + variances / floor) ** -POWER)
+        return cls(directions[varying], (1 - (1 + variances / floor) ** -POWER).astype(states.dtype))
 
     def damp(self, states: Vectors) -> Vectors:
         """(N, D) of (N, D), less what is lost along each direction."""
@@ -189,9 +189,9 @@ def _tells(word: str) -> bool:
 
 
 def _singular(word: str, known: Collection[str]) -> str:
-    """The singular of an English plural, if it is among the known words; else the word as it is."""
+    """The singular of an English plural, if it is among the known words and tells something; else the word as it is."""
     for ending, singular in _PLURALS:
         stem = ending.sub(singular, word)
-        if word != stem in known and len(stem) > 2:
+        if word != stem in known and len(stem) > 2 and stem not in LEFT_OUT:
             return stem
     return word

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from echo_core.methods.key_tokens import SHARED, Word, merge_tokens, top_tokens
 from echo_core.pipeline.assembly import Engine, build_pipelines
 from echo_core.pipeline.samples import Samples
 from echo_core.pipeline.stages import Pipeline
+from echo_core.process.forks import once
 from echo_core.text.inputs import Variables, check_text, check_texts
 from echo_core.text.kept import Kept, keep_rows
 from echo_core.text.rows import Row
@@ -162,17 +162,17 @@ class Reading:
         check_choice("role", role, ROLES)
         return self._pipelines[role]
 
-    @cached_property
+    @once
     def _raw_pipelines(self) -> Mapping[str, Pipeline]:
         return build_pipelines(self._engine, raw_config(self.config))
 
-    @cached_property
+    @once
     def _head(self) -> Tensor:
         if not self._engine.runner.decoder.readout.is_output:
             log.warning("words are read best from the last layer, got layer=%s; try layer=-1", self.config.layer)
         return read_head(self._engine.folder, self._engine.runtime.trust_remote_code)
 
-    @cached_property
+    @once
     def _samples(self) -> Samples:
         return Samples(self._engine, self.config)
 

@@ -11,7 +11,10 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
+Made = TypeVar("Made")
 FORK_WAIT = 60.0  # seconds that a fork waits at most for a load or a batch under way
 
 
@@ -79,6 +82,22 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 _named: dict[str, ForkSafeLock] = {}
 _loading = ForkSafeLock(fork_waits=True)
+
+
+class once(Generic[Made]):
+    """A property that is made at its first use, without a lock.
+
+    Before Python 3.12 ``functools.cached_property`` has one lock for all instances, which a fork may leave held.
+    """
+
+    def __init__(self, make: Callable[[Any], Made]) -> None:
+        self._make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Made:
+        return instance.__dict__.setdefault(self._name, self._make(instance))  # type: ignore[no-any-return]
 
 
 def process_lock(name: str) -> threading.RLock:

@@ -136,7 +136,7 @@ def fill_variables(
     if given is not None and not isinstance(given, Mapping):
         rule = "variables must be a dict, as {'context': 'a book'}"
         raise TypeError(f"{rule}, got {type(given).__name__}")
-    values: dict[str, str | Sequence[str]] = dict(given or {})
+    values: dict[str, str | Sequence[str]] = {str(name): value for name, value in (given or {}).items()}
     if instruction is not None:
         values["instruction"] = instruction
     needed = template.variables - {"text"}

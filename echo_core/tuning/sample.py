@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_core.errors import ConfigError
+from echo_core.errors import ConfigError, is_number
 from echo_core.methods.finish import Vectors, unit
 from echo_core.text.inputs import check_collection
 
@@ -108,9 +108,9 @@ def _gains(queries: Vectors, documents: Vectors, texts: Sequence[str]) -> NDArra
 def _kind(item: object) -> str | None:
     if isinstance(item, str):
         return "text" if len(item.split()) > 1 else None
-    if not isinstance(item, tuple | list) or not all(isinstance(part, str) for part in item[:2]):
+    if not isinstance(item, tuple | list) or not all(isinstance(part, str) and part.strip() for part in item[:2]):
         return None
-    numbers = [isinstance(part, int | float) and not isinstance(part, bool) for part in item[2:]]
+    numbers = [is_number(part) or (isinstance(part, np.number) and bool(np.isfinite(part))) for part in item[2:]]
     return {(2, ()): "pair", (3, (True,)): "triple"}.get((len(item), tuple(numbers)))
 
 

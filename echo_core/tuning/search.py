@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from echo_core.config import EchoConfig
 from echo_core.encoder import EchoEncoder
-from echo_core.errors import ConfigError, ModelError, is_number
+from echo_core.errors import ConfigError, ModelError
 from echo_core.methods.finish import Vectors, finish
 from echo_core.methods.fitting import check_finish, mean_direction
 from echo_core.tuning.sample import Merit, Sample, read_sample
@@ -31,7 +32,7 @@ FORMS: tuple[dict[str, Any], ...] = (
 )
 FILTERS = (None, 2, 4)
 FITTED = ("centre", "query_centre")  # fields whose value is a mean direction of the tuning half
-_DRAWS, _ASKED = 1000, 25  # of the bootstrap; trials whose gain is asked for, the best ones
+_DRAWS, _ASKED = 1000, 100  # of the bootstrap; trials whose gain is asked for, the best ones
 _CERTAIN = 0.01  # a gain counts where all but this share of the draws show it: the best of many is so in part by chance
 
 
@@ -88,8 +89,9 @@ def tune(encoder: EchoEncoder, sample: Sequence[Any], *, seconds: float = 120, s
     """The best configuration for a sample, with all that was tried.
 
     It replaces the encoder's own only where it is better on the tuning half, and certainly so on both together (paired
-    bootstrap): what the held-out half reports did not choose among the trials. A changed layer makes ``best`` another
-    engine: ``EchoEncoder(tuning.best)`` loads it.
+    bootstrap). The tuning half ranks the trials; the held-out half has that say alone, so its figure of ``best`` is a
+    little too good where many trials are as good as each other. A changed layer makes ``best`` another engine:
+    ``EchoEncoder(tuning.best)`` loads it.
 
     Args:
         encoder: gives the model, the starting configuration and the runtime.
@@ -101,7 +103,7 @@ def tune(encoder: EchoEncoder, sample: Sequence[Any], *, seconds: float = 120, s
         ConfigError: a sample of fewer than 16 items or of mixed kinds, or ``seconds`` below 0.
         TypeError: a sample that is no list, as one string or a table.
     """
-    if not is_number(seconds) or seconds < 0:
+    if not isinstance(seconds, Real) or not seconds >= 0:
         raise ConfigError(f"seconds must be a number of at least 0, got {seconds!r}")
     begun = time.perf_counter()
     whole = read_sample(sample)
@@ -119,9 +121,12 @@ def _certainly_better(tried: Sequence[_Tried], sizes: Sequence[int]) -> _Tried |
     That is asked of both halves, as one is too small to show most gains: on STS-Benchmark and XQuAD, with 100 and 200
     items and two models, it took nearly all that was there to gain, and lost nothing where there was nothing (LOG.md).
     """
-    start = tried[0]
+    chance = np.random.default_rng(0)
+    draws = [[chance.integers(0, size, size) for size in sizes] for _ in range(_DRAWS)]
+    start, before = tried[0], drawn(tried[0].merits, draws)
     better = sorted((one for one in tried if one.trial.tuning > start.trial.tuning), key=lambda one: -one.trial.tuning)
-    return next((one for one in better[:_ASKED] if least_gain(start.merits, one.merits, sizes) > 0), None)
+    gains = ((one, drawn(one.merits, draws) - before) for one in better[:_ASKED])
+    return next((one for one, gain in gains if np.quantile(gain, _CERTAIN) > 0), None)
 
 
 def _try_forms(encoder: EchoEncoder, halves: Sequence[Sample], until: float) -> Iterator[_Tried]:
@@ -220,12 +225,6 @@ def _basis(encoder: EchoEncoder) -> NDArray[np.float32] | None:
         return None
 
 
-def least_gain(before: Sequence[Merit], after: Sequence[Merit], sizes: Sequence[int]) -> float:
-    """The mean gain over parts of these sizes that all but _CERTAIN of the paired bootstrap's draws exceed."""
-    chance = np.random.default_rng(0)
-
-    def gain() -> float:
-        chosen = [chance.integers(0, size, size) for size in sizes]
-        return float(np.mean([b(c) - a(c) for a, b, c in zip(before, after, chosen, strict=True)]))
-
-    return float(np.quantile([gain() for _ in range(_DRAWS)], _CERTAIN))
+def drawn(merits: Sequence[Merit], draws: Sequence[Sequence[NDArray[np.int64]]]) -> NDArray[np.float64]:
+    """The mean of some halves' figures for each of a bootstrap's draws of their items."""
+    return np.array([np.mean([merit(part) for merit, part in zip(merits, draw, strict=True)]) for draw in draws])

@@ -114,7 +114,7 @@ def _shared(transformer: EchoTransformer, role: str, sparse: SparseOptions) -> T
     fitted = sparse.shared_of(role)
     if fitted is not None:
         return torch.tensor(fitted, dtype=torch.float32)
-    echo = transformer.echo
+    echo = dataclasses.replace(transformer.echo, overflow="window")  # a user's limits are no sample's
     unnamed = "instruction" in echo.template_variables() and echo.instruction is None
     texts = [WholeText.of(text, number) for number, text in enumerate(sample_texts())]
     states = transformer.stages.pooled(WholeTexts(texts, role, " " if unnamed else None), echo)

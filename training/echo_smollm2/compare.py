@@ -117,6 +117,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many pairs and questions of each set")
     options = parser.parse_args()
     sets = {"dev": options.similarity, "test": options.test, "nDCG@10": options.retrieval}
+    if options.jobs < 1:
+        parser.error("--jobs must be 1 or more")
     if options.similarity is None or options.retrieval is None:
         parser.error("--similarity (to choose the rate on) and --retrieval are needed")
     sizes = {name: math.ceil(getattr(SMALL, name) * options.share) for name in SIZES}

@@ -33,6 +33,7 @@ from echo_core import EchoConfig
 from echo_sentence_transformers import EchoSentenceTransformer
 
 Pair = dict[str, str]
+LEAST = 3  # steps: the first one prepares
 
 
 def loop_seconds(student: Student, batches: list[list[Pair]], recipe: Recipe) -> float:
@@ -46,6 +47,8 @@ def loop_seconds(student: Student, batches: list[list[Pair]], recipe: Recipe) ->
             queries @ passages.T / recipe.temperature, torch.arange(len(pairs), device=queries.device)
         ).backward()
         student.step(1.0)
+        if queries.is_cuda:
+            torch.cuda.synchronize()
         marks.append(time.perf_counter())
     return _step(marks)
 
@@ -86,7 +89,7 @@ def trainer_seconds(base: str, batches: list[list[Pair]], recipe: Recipe, dtype:
 
 
 def _step(marks: list[float]) -> float:
-    return median(end - start for start, end in pairwise(marks[1:]))  # the first step prepares
+    return median(end - start for start, end in pairwise(marks[1:]))
 
 
 def read_batches(path: str, size: int, count: int) -> list[list[Pair]]:
@@ -103,6 +106,8 @@ def main() -> None:
     options = parser.parse_args()
     recipe = replace(RECIPE, steps=options.steps or 6)
     batches = read_batches(options.texts, options.pairs, recipe.steps)
+    if len(batches) < LEAST or len(batches[-1]) < options.pairs:
+        parser.error(f"{LEAST} steps of {options.pairs} pairs or more are needed, and as many texts")
     student = Student(options.base, recipe, options.device)
     dtype = student.decoder.dtype
     loop = loop_seconds(student, batches, recipe)

@@ -68,6 +68,7 @@ def test_a_word_in_many_forms_comes_before_one_that_is_a_little_heavier_in_one()
         ([" US", " U"], ["US"]),  # it was taken for the plural of a letter, which is no word
         ([" gas", " Ga", " glass", " Glas"], ["gas", "Ga", "glass", "Glas"]),
         ([" planes", " plan"], ["planes", "plan"]),
+        ([" cans", " can", " likes", " like"], ["cans", "likes"]),  # they went with words that tell nothing
         ([" studies", " Study", " boxes", " box", " matches", " match"], ["studies", "boxes", "matches"]),
     ],
 )
@@ -102,6 +103,17 @@ def test_a_spread_damps_as_the_covariances_power_does(count, width, seed):
 def test_a_sample_that_does_not_vary_damps_nothing():
     states = np.ones((3, 4), dtype=np.float32)
     assert np.array_equal(Spread.of(states).damp(states), states)
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e-10, 1e19])
+def test_a_spread_is_the_same_whatever_the_states_are_multiplied_by(scale):
+    """Squares of float32 are beyond its range; every weight was NaN."""
+    states = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    large = (states * np.float32(scale)).astype(np.float32)
+    np.testing.assert_allclose(
+        Spread.of(large).damp(large) / np.float32(scale), Spread.of(states).damp(states), rtol=1e-4, atol=1e-5
+    )
+    assert Spread.of(large).damp(large).dtype == np.float32
 
 
 def test_evened_scores_are_divided_by_the_square_root_of_the_rows_lengths():

@@ -15,7 +15,7 @@ from echo_core.engine.threads import in_thread_of_its_own
 from echo_core.errors import ModelError
 from echo_core.identity import adapters, gguf
 from echo_core.methods.embed_filter import read_head
-from echo_core.process.forks import ForkSafeLock, load_lock, process_lock
+from echo_core.process.forks import ForkSafeLock, load_lock, once, process_lock
 
 
 def is_free(lock: threading.RLock) -> bool:
@@ -114,6 +114,34 @@ def test_other_threads_may_make_locks_while_one_forks():
 def test_a_fork_by_the_thread_that_holds_the_lock_does_not_wait():
     with load_lock():
         assert passes_in_child(lambda: is_free(load_lock()))
+
+
+@needs_fork
+def test_what_a_thread_is_making_once_can_be_made_in_a_forked_child():
+    """functools.cached_property has one lock for all instances before Python 3.12, which the child found held."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow:
+        @once
+        def made(self) -> int:
+            begun.set()
+            may_end.wait(30)
+            return 1
+
+    class Other:
+        @once
+        def made(self) -> int:
+            return 2
+
+    thread = threading.Thread(target=lambda: Slow().made)
+    thread.start()
+    begun.wait(30)
+    other = Other()
+    assert passes_in_child(lambda: other.made == 2)
+    may_end.set()
+    thread.join()
+    assert other.made == 2
+    assert vars(other) == {"made": 2}
 
 
 def test_whoever_reads_an_lm_head_imports_and_loads_alone(tiny_llama: Path, tmp_path: Path, monkeypatch):

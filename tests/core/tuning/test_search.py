@@ -6,7 +6,7 @@ import pytest
 
 from echo_core import ConfigError, EchoConfig, EchoEncoder, Runtime
 from echo_core.tuning.sample import read_sample
-from echo_core.tuning.search import least_gain, tune
+from echo_core.tuning.search import Trial, _certainly_better, _Tried, tune
 
 SLOW = Runtime(device="cpu", dtype="float32")
 WORDS = ["owl", "bread", "harbour", "storm", "tax", "violin", "frost", "letter", "engine", "garden", "river", "clock"]
@@ -118,20 +118,53 @@ def test_a_filter_that_keeps_too_little_for_the_dimension_is_left_out(tiny_llama
     assert {trial.config.filter for trial in found.trials} == {None, 2}
 
 
+def merit_of(values):
+    return lambda chosen: float(values[chosen].mean())
+
+
 def test_a_gain_that_is_luck_does_not_count():
     chance = np.random.default_rng(0)
     before, noise = chance.normal(size=400), chance.normal(size=400)
-    means = [
-        lambda chosen, values=values: float(values[chosen].mean())
-        for values in (before, before + noise, before + noise + 1)
-    ]
-    assert least_gain(means[:1], means[1:2], [400]) < 0 < least_gain(means[:1], means[2:], [400])
-    assert least_gain([means[0]] * 2, [means[1], means[2]], [400, 400]) > 0  # one half shows it, the other is no worse
+
+    def taken(*gains):
+        parts = [before, *(before + gain for gain in gains)]
+        trials = [_Tried(Trial(EchoConfig(), {}, part.mean(), 0.0), (merit_of(part), merit_of(part))) for part in parts]
+        found = _certainly_better(trials, [400, 400])
+        return None if found is None else trials.index(found)
+
+    assert taken(noise) is None
+    assert taken(noise + 1) == 1
+    assert taken(noise + 0.01, noise / 9 + 0.1) == 2  # the first is better by luck alone
+    assert taken(noise - 1) is None
+
+
+def test_both_halves_have_a_say():
+    chance = np.random.default_rng(0)
+    before, noise = chance.normal(size=100), chance.normal(size=100)
+    weak = merit_of(before + noise + 0.15)  # alone it does not show
+
+    def taken(other):
+        start = _Tried(Trial(EchoConfig(), {}, 0.0, 0.0), (merit_of(before), merit_of(before)))
+        one = _Tried(Trial(EchoConfig(layer=-2), {"layer": -2}, 1.0, 0.0), (weak, merit_of(before + other)))
+        return _certainly_better([start, one], [100, 100]) is one
+
+    assert not taken(noise)
+    assert taken(noise + 1)
+    assert not taken(noise - 1)
 
 
 @pytest.mark.parametrize(
     "sample",
-    [TEXTS[:5], [*TEXTS, ("a", "b")], [1] * 20, ["word"] * 20, [("a", "b", "c")] * 20],
+    [
+        TEXTS[:5],
+        [*TEXTS, ("a", "b")],
+        [1] * 20,
+        ["word"] * 20,
+        [("a", "b", "c")] * 20,
+        [("a", " ")] * 20,
+        [("a", "b", 10**400)] * 20,
+        [("a", "b", float("nan"))] * 20,
+    ],
 )
 def test_a_sample_that_is_too_small_or_mixed_is_refused(encoder, sample):
     with pytest.raises(ConfigError, match="sample must be 16 or more"):
@@ -142,6 +175,13 @@ def test_an_item_that_is_nothing_to_tune_on_is_shown(encoder):
     """Twenty single words were "20 items of 1 kinds"."""
     with pytest.raises(ConfigError, match="got 20 items of 1 kinds; item 3 is none of them: 'lamp'"):
         tune(encoder, [*TEXTS[:3], "lamp", *TEXTS[3:19]])
+
+
+def test_any_time_may_be_given(encoder):
+    sample = [(text, text[::-1]) for text in TEXTS]
+    assert len(tune(encoder, sample, seconds=float("inf")).trials) > len(
+        tune(encoder, sample, seconds=np.float32(0)).trials
+    )
 
 
 @pytest.mark.parametrize("seconds", [-1, "60", None, float("nan")])

@@ -45,6 +45,15 @@ def test_its_vectors_are_those_of_the_core_by_role(model, config):
     assert model.get_embedding_dimension() == pairs[0][1].shape[1]
 
 
+@pytest.mark.parametrize("overflow", ["truncate", "error"])
+def test_limits_of_texts_do_not_reach_the_sample(tiny_llama: Path, overflow):
+    """Sentences that nobody gave were cut, or too long for a model to be made."""
+    config = EchoConfig(str(tiny_llama), max_tokens=16, overflow=overflow)
+    found = EchoSparseEncoder(config, sparse=SPARSE, **FP32).encode_document(["An owl."]).to_dense().numpy()
+    rows = EchoEncoder(config, Runtime(device="cpu", dtype="float32")).encode_sparse_documents(["An owl."], SPARSE)
+    assert np.abs(found - rows.toarray()).max() <= 1e-4
+
+
 def test_decode_similarity_and_semantic_search_work(model):
     documents, queries = model.encode_document(TEXTS), model.encode_query(TEXTS[:2])
     assert [len(each) for each in model.decode(documents)] == [9, 9, 9]
