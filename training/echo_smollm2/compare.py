@@ -9,6 +9,7 @@ GPU, as a small model leaves it waiting for its host.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -28,6 +29,8 @@ from model import Student
 from recipe import DOCUMENT_TEMPLATE, QUERY_TEMPLATE, RECIPE, Recipe
 from scipy.stats import t as student_t
 from train import Run, arguments
+
+from echo_core.identity.files import write_whole
 
 ONCE = ("Rewrite the following question: [[{text}]]", "Rewrite the following paragraph: [[{text}]]")
 WAYS: dict[str, dict[str, str]] = {
@@ -65,13 +68,21 @@ class Trial:
     threads: int = 2
     limit: int | None = None  # pairs and questions of a set
 
+    def settings(self) -> str:
+        """A short hash of what its result depends on: another recipe's folder is another one."""
+        fields = {name: value for name, value in asdict(self).items() if name not in ("work", "threads")}
+        return hashlib.sha256(json.dumps(fields, default=str, sort_keys=True).encode()).hexdigest()[:8]
+
     def run(self) -> dict[str, Any]:
-        """Train, and measure all sets."""
+        """Train, and measure all sets; what an earlier run of the same command did in the same folder is kept."""
+        if (kept := self.work / "result.json").exists():
+            return dict(json.loads(kept.read_text(encoding="utf-8")))
         torch.set_num_threads(self.threads)
         began = time.monotonic()
         student = Student(self.base, self.recipe, self.device)
         run = Run(student, read_corpus(self.texts, self.guide, self.device, self.recipe), self.recipe, self.work)
         self.work.mkdir(parents=True, exist_ok=True)
+        run.resume()
         run.train()
         found = {
             name: Retrieval.of(path, self.limit).ndcg(student)
@@ -80,7 +91,9 @@ class Trial:
             for name, path in self.sets.items()
         }
         numbers = {"rate": self.recipe.rate, "seed": self.recipe.seed, "tokens": run.tokens}
-        return {"way": self.way, **numbers, "seconds": time.monotonic() - began, **found}
+        result = {"way": self.way, **numbers, "seconds": time.monotonic() - began, **found}
+        write_whole(kept, json.dumps(result).encode())
+        return result
 
 
 def run_all(trials: Iterable[Trial], jobs: int) -> list[dict[str, Any]]:
@@ -128,10 +141,19 @@ def main() -> None:
 
     def trial(way: str, rate: float, seed: int) -> Trial:
         recipe = replace(small, **WAYS[way], rate=rate, seed=seed)  # type: ignore[arg-type]
-        work = options.work / f"{way}-{rate}-{seed}".replace(", ", "-")
-        return Trial(
-            way, recipe, options.texts, options.base, options.guide, work, options.device, sets, threads, options.limit
+        made = Trial(
+            way,
+            recipe,
+            options.texts,
+            options.base,
+            options.guide,
+            options.work,
+            options.device,
+            sets,
+            threads,
+            options.limit,
         )
+        return replace(made, work=options.work / f"{way}-{rate}-{seed}-{made.settings()}".replace(", ", "-"))
 
     found = run_all((trial(way, rate, small.seed) for way in WAYS for rate in options.rates), options.jobs)
     best = {way: max((r for r in found if r["way"] == way), key=lambda r: r["dev"])["rate"] for way in WAYS}
